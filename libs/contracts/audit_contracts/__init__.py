@@ -1,0 +1,1 @@
+"""What an audit event is and what every port promises: pure values, formats and protocols, without I/O."""

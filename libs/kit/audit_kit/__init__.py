@@ -1,0 +1,1 @@
+"""What the services share: parts, settings, identity, masking, problems, logs and metrics."""

@@ -1,0 +1,1 @@
+"""Holds the control data: tenants, their keys, limits and policies."""

@@ -1,0 +1,1 @@
+"""Reads the ledger for auditors; writes nothing to it."""
