@@ -1,0 +1,1 @@
+"""What the product costs: ratios taken in one run."""
