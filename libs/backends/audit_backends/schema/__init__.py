@@ -1,0 +1,1 @@
+"""The database's schema: numbered migrations, and the logins that its grants name."""
