@@ -16,8 +16,7 @@ venv=.venv
 python=$venv/bin/python
 
 refuse() {
-  printf '\n  %s\n' "$@" >&2
-  printf '\n' >&2
+  { echo && printf '  %s\n' "$@" && echo; } >&2
   exit 1
 }
 
@@ -71,6 +70,7 @@ install() {
   "$python" -m pip --disable-pip-version-check --no-input install --progress-bar off --require-hashes -r "$lock" |
     progress "$total"
   "$python" -m pip --disable-pip-version-check --no-input install --quiet --no-deps --no-build-isolation -e .
+  "$python" -m pip check >/dev/null || refuse "$lock is not what pyproject.toml asks for: make lock"
   state "$lock" >"$venv/.holds-$kind"
 }
 
