@@ -8,6 +8,8 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.services"]
+
 IN_CI = os.environ.get("CI") == "true"
 
 EXPECTED_SKIPS: frozenset[str] = frozenset()

@@ -221,7 +221,7 @@ def claimed(path: Path) -> Iterator[PostgresFolder]:
     if not _may_pass(path, account):
         raise EmbeddedPostgresError(
             f"PostgreSQL would run as the user {account.name}, who cannot pass through {path} or a folder above it. "
-            "Choose another data folder (as root the default is /var/lib/auditlog), or chmod o+x the folder that stops it."
+            "Choose another data folder (as root the default is /var/lib/auditlog), or chmod o+x what stops it."
         )
     with os.fdopen(os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii") as lock:
         try:
