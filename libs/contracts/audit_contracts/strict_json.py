@@ -45,7 +45,7 @@ def loads(raw: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
         dumped = orjson.dumps(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, orjson.JSONEncodeError):
         raise _refusal(raw, depth_max) from None
-    if b"\\" in raw:
+    if b"\\" in raw and b"\\u00" in raw:
         # Once pairs of backslashes are gone, each that is left begins the escape it seems to begin.
         escapes = raw.replace(b"\\\\", b"")
         if b"\\u0000" in escapes:
