@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from audit_backends.schema import migrations
 from audit_contracts.errors import AuditLogError
@@ -51,7 +52,7 @@ async def postgres_pool(url: str, *, part: str, connections_max: int = 8) -> Asy
         yield pool
 
 
-async def _check_durable(connection: asyncpg.Connection[Any]) -> None:
+async def _check_durable(connection: PoolConnectionProxy[Any]) -> None:
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         if await connection.fetchval("SELECT current_setting($1)", name) == "off":
             raise UnsafeDatabase(f"PostgreSQL runs with {name} = off and would lose what was acknowledged; turn it on")

@@ -27,7 +27,6 @@ Every error that crosses a wall of the house, as one tree. The class tells its c
     │   └── AppendUnknown
     └── Broken              a promise of the house is broken; stop, never log and go on
         ├── SealBroken
-        ├── HeadAhead
         └── InvariantBroken
 """
 
@@ -173,10 +172,6 @@ class Broken(AuditLogError):
 
 class SealBroken(Broken):
     """Sealed bytes don't open under their key: altered, cut, or sealed for something else."""
-
-
-class HeadAhead(Broken):
-    """A tenant's head is further ahead of the clock than the bound; its ledger stands still until the clock agrees."""
 
 
 class InvariantBroken(Broken):

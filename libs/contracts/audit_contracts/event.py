@@ -1,8 +1,8 @@
 """
 The entry as a client sends it, and the event that ingest makes of it.
 
-`EntryIn` is the hot path's model. `entry_schema.EntryModel` is its published twin in pydantic; a property test holds the
-two to the same answers. `Event` is what travels, sealed, from ingest to the ledger.
+`EntryIn` is the hot path's model. `entry_schema.EntryModel` is its published twin in pydantic; a property test holds
+the two to the same answers. `Event` is what travels, sealed, from ingest to the ledger.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = {
     Role.USER: frozenset({Permission.LOGS_WRITE, Permission.LOGS_READ}),
     Role.PRODUCER: frozenset({Permission.LOGS_WRITE}),
 }
-"""What each role may do. `TENANTS_ADMINISTER` is added for admins of the operator tenant alone, see `permissions_of`."""
+"""What each role may do. `TENANTS_ADMINISTER` is for admins of the operator tenant alone, see `permissions_of`."""
 
 
 def permissions_of(tenant: TenantId, role: Role) -> frozenset[Permission]:

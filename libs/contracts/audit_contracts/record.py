@@ -243,11 +243,7 @@ class OpenedRecord(msgspec.Struct, frozen=True):
         """R, recomputed from what was opened."""
         return slots_root(
             [
-                _NO_SLOT
-                if row.state == ABSENT
-                else row.data
-                if row.state == DROPPED
-                else commitment(i, salt, row.data)
+                _NO_SLOT if row.state == ABSENT else row.data if row.state == DROPPED else commitment(i, salt, row.data)
                 for i, (salt, row) in enumerate(zip(salts(self.seed), self.slots, strict=True), start=1)
             ]
         )

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
+from asyncpg.pool import PoolConnectionProxy
 
 from audit_contracts.errors import AuditLogError
 
@@ -55,10 +56,11 @@ class Migrated(msgspec.Struct, frozen=True):
 
 def steps() -> Sequence[Step]:
     """All migrations of this version, in order."""
-    found = []
-    for file in resources.files(__package__).iterdir():
-        if match := _STEP_NAME.fullmatch(file.name):
-            found.append(Step(int(match[1]), file.name.removesuffix(".sql"), file.read_text("utf-8")))
+    found = [
+        Step(int(match[1]), file.name.removesuffix(".sql"), file.read_text("utf-8"))
+        for file in resources.files(__package__).iterdir()
+        if (match := _STEP_NAME.fullmatch(file.name))
+    ]
     return sorted(found, key=lambda step: step.version)
 
 
@@ -111,7 +113,7 @@ async def migrate(owner_url: str, *, passwords: Mapping[str, str] | None = None)
         await connection.close(timeout=5)
 
 
-async def check(connection: asyncpg.Connection[Any]) -> None:
+async def check(connection: asyncpg.Connection[Any] | PoolConnectionProxy[Any]) -> None:
     """
     That the database has all that this version needs. A newer schema is fine.
 
@@ -144,6 +146,8 @@ async def _ensure_logins(connection: asyncpg.Connection[Any], passwords: Mapping
                 "SELECT format('%s ROLE %I LOGIN PASSWORD %L', $1::text, $2::text, $3::text)", verb, login, password
             )
             async with connection.transaction():
-                await connection.execute("SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic'")
+                await connection.execute(
+                    "SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic'"
+                )
                 await connection.execute(statement)
     return made

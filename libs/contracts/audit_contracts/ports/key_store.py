@@ -23,8 +23,8 @@ class KeyStore(Protocol):
     """
     Envelope encryption of data keys under a root that never leaves the store (a file of mode 0600, KMS).
 
-    `tenant` and `purpose` are bound into the wrapping (KMS: the encryption context), so that a key wrapped for one can't
-    be unwrapped as another's.
+    `tenant` and `purpose` are bound into the wrapping (KMS: the encryption context), so that a key wrapped for one
+    can't be unwrapped as another's.
     """
 
     async def new_data_key(self, tenant: TenantId, purpose: str) -> DataKey:

@@ -6,7 +6,7 @@ The ledger: each tenant's records at positions 0, 1, 2 …, written once by the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -30,6 +30,11 @@ class WrappedOwnerKey(msgspec.Struct, frozen=True):
     tag: bytes
     tenant_key_id: UUID
     wrapped: bytes
+
+
+BATCH_IDS_KEPT = timedelta(days=28)
+"""How long a batch's id is remembered; an older batch goes the slower way by the ids of its events."""
+HEAD_AHEAD_MAX = timedelta(minutes=5)
 
 
 class PreparedEvent(msgspec.Struct, frozen=True):
@@ -90,13 +95,15 @@ class AppendResult(msgspec.Struct, frozen=True):
     What became of the batches of one call, by their index.
 
     `done`: in the ledger, now or before. `busy`: another writer holds the tenant's head. `stale`: the sealed events no
-    longer fit what the ledger holds (an id was taken meanwhile, or the log is another); prepare them anew.
+    longer fit what the ledger holds (an id was taken meanwhile, or the log is another); prepare them anew. `ahead`: the
+    tenant's head is more than five minutes ahead of the clock; its ledger stands still until the clock agrees.
     `appended` and `repeats` count events.
     """
 
     done: Sequence[int]
     busy: Sequence[int]
     stale: Sequence[int]
+    ahead: Sequence[int]
     appended: int
     repeats: int
 
@@ -146,10 +153,15 @@ class Ledger(Protocol):
 
         Raises:
             Unwritable: the database refuses the content; nothing was written.
-            HeadAhead: a tenant's head is more than five minutes ahead of the clock; nothing was written.
             LedgerUnavailable: nothing was written.
             AppendUnknown: the commit was lost from sight; append the same batches again.
         """
+
+    async def touch_api_keys(self, used_at: Mapping[tuple[TenantId, UUID], datetime]) -> None:
+        """Note when API keys were last used, as read from what they submitted; an older use changes nothing."""
+
+    async def housekeep(self) -> None:
+        """Make room for the days ahead, and forget batch ids of more than 28 days ago. To be called each hour."""
 
     async def close(self) -> None:
         """Let go of connections."""

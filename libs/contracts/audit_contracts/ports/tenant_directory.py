@@ -1,4 +1,4 @@
-"""Tenants and their API keys: what every part reads (`TenantDirectory`) and what admin alone writes (`TenantRegistry`)."""
+"""Tenants and their API keys: what every part reads (`TenantDirectory`), what admin alone writes (`TenantRegistry`)."""
 
 from __future__ import annotations
 
