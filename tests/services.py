@@ -180,7 +180,7 @@ async def small_disk_postgres() -> AsyncIterator[SmallDiskPostgres]:
     """The same on a disk that the test may fill."""
     if os.geteuid() != 0:
         pytest.skip(SMALL_DISK_SKIP)
-    with short_folder() as folder, _mounted(folder / "disk") as disk:
+    with short_folder() as folder, mounted_tmpfs(folder / "disk", size_mib=_SMALL_DISK_MIB) as disk:
         postgres = SmallDiskPostgres(disk)
         try:
             await postgres.start()
@@ -201,9 +201,10 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _mounted(folder: Path) -> Iterator[Path]:
+def mounted_tmpfs(folder: Path, *, size_mib: int) -> Iterator[Path]:
+    """Mount a disk of that size on a new folder; as root alone."""
     folder.mkdir()
-    options = f"size={_SMALL_DISK_MIB}m,mode=0711"
+    options = f"size={size_mib}m,mode=0711"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:
         yield folder
