@@ -14,7 +14,9 @@ Every error that crosses a wall of the house, as one tree. The class tells its c
     │   │   ├── TenantMismatch
     │   │   └── TenantSuspended
     │   ├── NotFound
-    │   └── AlreadyExists
+    │   ├── AlreadyExists
+    │   ├── WrongState          the thing must be in another state first
+    │   └── Outdated            the thing has changed since it was read; read it again
     ├── NotDone             nothing happened; wait `retry_after_s` and repeat
     │   ├── RateLimited
     │   ├── QueueFull
@@ -120,6 +122,14 @@ class NotFound(Refused):
 
 class AlreadyExists(Refused):
     """A thing of this name exists."""
+
+
+class WrongState(Refused):
+    """The thing is not in the state that this needs."""
+
+
+class Outdated(Refused):
+    """The thing is at another version than the caller has seen."""
 
 
 class NotDone(AuditLogError):

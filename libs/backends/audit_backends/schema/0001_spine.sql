@@ -228,15 +228,18 @@ REVOKE ALL ON FUNCTION auditlog.attach_days FROM public;
 -- A new tenant: its row, its head with a log id never used before, its first wrapped keys.
 CREATE FUNCTION auditlog.create_tenant(
     new_tenant text, new_name text, purposes text[], key_ids uuid[], wrapped_keys bytea[]
-) RETURNS void
+) RETURNS auditlog.tenants
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    made auditlog.tenants;
 BEGIN
-    INSERT INTO auditlog.tenants (tenant, name) VALUES (new_tenant, new_name);
+    INSERT INTO auditlog.tenants (tenant, name) VALUES (new_tenant, new_name) RETURNING * INTO made;
     INSERT INTO auditlog.heads (tenant, log_id) VALUES (new_tenant, uuid_send(gen_random_uuid()));
     INSERT INTO auditlog.tenant_keys (tenant, purpose, generation, key_id, wrapped)
         SELECT new_tenant, purpose, 1, key_id, wrapped
         FROM unnest(purposes, key_ids, wrapped_keys) AS k (purpose, key_id, wrapped);
+    RETURN made;
 END
 $$;
 REVOKE ALL ON FUNCTION auditlog.create_tenant FROM public;

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Final, Literal, Protocol
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from audit_contracts.masking_policy import MaskingPolicy
+from audit_contracts.ports.tenant_keys import KeyPurpose
 from audit_contracts.principal import DataScope, Permission, Role, TenantId
+
+EVENTS_PER_S_MAX: Final = 1_000_000
+BURST_EVENTS_MAX: Final = 10_000_000
+RETENTION_DAYS_MAX: Final = 36_500
+TENANT_NAME_CHARS_MAX: Final = 200
+KEY_NAME_CHARS_MAX: Final = 200
 
 
 class TenantStatus(StrEnum):
@@ -32,8 +40,8 @@ class IngestMode(StrEnum):
 class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rate limits, counted in events, for each principal of the tenant and for the tenant as a whole."""
 
-    events_per_s: int = 5_000
-    burst_events: int = 50_000
+    events_per_s: Annotated[int, Meta(ge=1, le=EVENTS_PER_S_MAX)] = 5_000
+    burst_events: Annotated[int, Meta(ge=1, le=BURST_EVENTS_MAX)] = 50_000
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +59,15 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What an update sets; `None` leaves a field as it is."""
+    """
+    What an update sets; `None` leaves a field as it is. A tenant is deleted by `delete_tenant` alone.
 
+    `version` is the one that the caller has seen, where it wants no change of another's overwritten.
+    """
+
+    version: int | None = None
     name: str | None = None
-    status: TenantStatus | None = None
+    status: Literal[TenantStatus.ACTIVE, TenantStatus.SUSPENDED] | None = None
     ingest: IngestMode | None = None
     masking: MaskingPolicy | None = None
     limits: TenantLimits | None = None
@@ -85,8 +98,25 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         return f"ApiKey(tenant={self.tenant!r}, key_id={self.key_id!s})"
 
 
+class KeyGeneration(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be told of one generation of a tenant key."""
+
+    purpose: KeyPurpose
+    generation: int
+    key_id: UUID
+    created_at: datetime
+
+
 class TenantDirectory(Protocol):
     """What each part may read. Answers may be cached by the caller for at most 30 seconds."""
+
+    async def is_development(self) -> bool:
+        """
+        Whether `auditlog up` made this database for development; only then may anybody be given a token.
+
+        Raises:
+            DirectoryUnavailable: it can't be read now.
+        """
 
     async def tenant(self, tenant: TenantId) -> Tenant:
         """
@@ -108,19 +138,27 @@ class TenantDirectory(Protocol):
 
 
 class TenantRegistry(TenantDirectory, Protocol):
-    """What admin writes. Each change is durable when its call returns."""
+    """
+    What admin writes. Each change is durable when its call returns.
 
-    async def create_tenant(self, tenant: TenantId, *, name: str) -> Tenant:
+    Every method raises:
+        DirectoryUnavailable: nothing was done.
+        OutcomeUnknown: the connection was lost in the commit; look before repeating.
+    """
+
+    async def create_tenant(self, tenant: TenantId, *, name: str, first_key: ApiKey | None = None) -> Tenant:
         """
-        A new active tenant with default policy, its own log (head, `log_id`) and its first keys.
+        A new active tenant with default policy, its own log (head, `log_id`) and its first keys of every purpose.
+
+        `first_key` is kept with it or not at all, so that a crash leaves no tenant that nobody can enter.
 
         Raises:
             AlreadyExists: there is or was one of this name; a name is never used again.
-            DirectoryUnavailable: nothing was done.
+            KeyUnavailable: the key store can't be reached; nothing was done.
         """
 
     async def tenants(self, *, after: TenantId | None, limit: int) -> Sequence[Tenant]:
-        """Up to `limit` tenants in the order of their ids, those behind `after`."""
+        """Up to `limit` tenants in the order of their ids, those behind `after`, deleted ones included."""
 
     async def change_tenant(self, tenant: TenantId, change: TenantChange) -> Tenant:
         """
@@ -128,13 +166,45 @@ class TenantRegistry(TenantDirectory, Protocol):
 
         Raises:
             NotFound: there is none, or it is deleted.
+            Outdated: it is at another version than `change.version`.
         """
 
-    async def create_api_key(self, key: ApiKey) -> None:
-        """Keep a new key of `key.tenant`."""
+    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> Tenant:
+        """
+        Mark a suspended tenant as deleted, for good; its data goes later.
 
-    async def api_keys(self, tenant: TenantId) -> Sequence[ApiKey]:
-        """All keys of the tenant, newest first, revoked ones included."""
+        Raises:
+            NotFound: there is none, or it is deleted.
+            WrongState: it is not suspended.
+            Outdated: it is at another version than `version`.
+        """
+
+    async def rotate_keys(self, tenant: TenantId) -> Sequence[KeyGeneration]:
+        """
+        Add the next generation of each purpose that rotates. What older ones have sealed still opens; each process
+        writes with the new ones 5 minutes later at the latest.
+
+        Raises:
+            NotFound: there is none, or it is deleted.
+            KeyUnavailable: the key store can't be reached; nothing was done.
+        """
+
+    async def key_generations(self, tenant: TenantId) -> Sequence[KeyGeneration]:
+        """All generations of the tenant's keys, by purpose, newest first; none where there is no such tenant."""
+
+    async def create_api_key(self, key: ApiKey) -> None:
+        """
+        Keep a new key of `key.tenant`.
+
+        Raises:
+            NotFound: there is no such tenant, or it is deleted.
+        """
+
+    async def api_keys(self, tenant: TenantId, *, before: UUID | None, limit: int) -> Sequence[ApiKey]:
+        """
+        Up to `limit` keys of the tenant by falling id, which for UUIDv7 is newest first, those below `before`; revoked
+        and expired ones included.
+        """
 
     async def revoke_api_key(self, tenant: TenantId, key_id: UUID) -> ApiKey:
         """

@@ -1,0 +1,1 @@
+"""The port `KeyStore`, one module a technology."""

@@ -1,0 +1,1 @@
+"""The ports `TenantDirectory`, `TenantKeys` and `TenantRegistry`, one module a technology."""

@@ -1,0 +1,329 @@
+"""
+The ports `TenantDirectory`, `TenantKeys` (every login) and `TenantRegistry` (admin's login) on PostgreSQL.
+
+Reads go through the views of `auditlog_directory`, which show the tenant that the transaction is bound to. The binding
+ends with the transaction, so that no connection goes back to its pool with one.
+"""
+
+# Statements are put together from the lists of columns below and nothing else; every value is a bound parameter.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+from asyncpg.pool import PoolConnectionProxy
+
+from audit_contracts.errors import (
+    AlreadyExists,
+    DirectoryUnavailable,
+    NotFound,
+    OutcomeUnknown,
+    Outdated,
+    WrongState,
+)
+from audit_contracts.masking_policy import MaskingPolicy
+from audit_contracts.ports.key_store import KeyStore
+from audit_contracts.ports.tenant_directory import (
+    ApiKey,
+    IngestMode,
+    KeyGeneration,
+    Tenant,
+    TenantChange,
+    TenantLimits,
+    TenantStatus,
+)
+from audit_contracts.ports.tenant_keys import ROTATING, KeyPurpose, TenantKey
+from audit_contracts.principal import DataScope, Permission, Role, TenantId
+
+ACQUIRE_TIMEOUT_S: Final = 5.0
+MODE_FACT: Final = "mode"
+MODE_DEVELOPMENT: Final = "development"
+"""The value of the fact `mode` by which `auditlog up` marks a database that it made itself."""
+
+_CUT_OFF: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+_NO_TENANT: Final = "there is no such tenant"
+_NO_API_KEY: Final = "the tenant has no such API key"
+
+_TENANT: Final = "tenant, name, status, ingest, masking, limits, retention_days, created_at, version"
+_API_KEY: Final = (
+    "tenant, key_id, name, role, scope, data_scope, secret_hash, created_at, created_by, expires_at, revoked_at, "
+    "last_used_at"
+)
+_TENANT_KEY: Final = "tenant, purpose, key_id, generation, wrapped, created_at"
+
+_CHANGE_TENANT: Final = f"""
+UPDATE auditlog.tenants SET
+    name = coalesce($2, name), status = coalesce($3, status), ingest = coalesce($4, ingest),
+    masking = coalesce($5, masking), limits = coalesce($6, limits), retention_days = coalesce($7, retention_days),
+    version = version + 1
+WHERE tenant = $1
+RETURNING {_TENANT}
+"""
+_ROTATE: Final = """
+INSERT INTO auditlog.tenant_keys (tenant, purpose, generation, key_id, wrapped)
+SELECT $1, new.purpose, 1 + coalesce(max(old.generation), 0), new.key_id, new.wrapped
+FROM unnest($2::text[], $3::uuid[], $4::bytea[]) AS new (purpose, key_id, wrapped)
+LEFT JOIN auditlog.tenant_keys old ON old.tenant = $1 AND old.purpose = new.purpose
+GROUP BY new.purpose, new.key_id, new.wrapped
+RETURNING purpose, generation, key_id, created_at
+"""
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class PostgresTenantDirectory:
+    """The ports `TenantDirectory` and `TenantKeys` over a part's pool, which belongs to who opened it."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+
+    async def tenant(self, tenant: TenantId) -> Tenant:
+        async with self._bound(tenant) as connection:
+            row = await connection.fetchrow(f"SELECT {_TENANT} FROM auditlog_directory.tenants")
+        if row is None:
+            raise NotFound(_NO_TENANT)
+        return _tenant(row)
+
+    async def api_key(self, tenant: TenantId, key_id: UUID) -> ApiKey:
+        async with self._bound(tenant) as connection:
+            row = await connection.fetchrow(
+                f"SELECT {_API_KEY} FROM auditlog_directory.api_keys WHERE key_id = $1", key_id
+            )
+        if row is None:
+            raise NotFound(_NO_API_KEY)
+        return _api_key(row)
+
+    async def is_development(self) -> bool:
+        async with self._reached() as connection:
+            mode = await connection.fetchval("SELECT value FROM auditlog.facts WHERE name = $1", MODE_FACT)
+        return bool(mode == MODE_DEVELOPMENT)
+
+    async def current(self, tenant: TenantId, purpose: KeyPurpose) -> TenantKey:
+        async with self._bound(tenant) as connection:
+            row = await connection.fetchrow(
+                f"SELECT {_TENANT_KEY} FROM auditlog_directory.tenant_keys WHERE purpose = $1 "
+                "ORDER BY generation DESC LIMIT 1",
+                purpose.value,
+            )
+        if row is None:
+            raise NotFound(f"there is no such tenant, or no {purpose.value} key of it that this login is shown")
+        return _tenant_key(row)
+
+    async def by_id(self, tenant: TenantId, key_id: UUID) -> TenantKey:
+        async with self._bound(tenant) as connection:
+            row = await connection.fetchrow(
+                f"SELECT {_TENANT_KEY} FROM auditlog_directory.tenant_keys WHERE key_id = $1", key_id
+            )
+        if row is None:
+            raise NotFound("the tenant has no key of this id that this login is shown")
+        return _tenant_key(row)
+
+    @asynccontextmanager
+    async def _reached(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                yield connection
+        except (*_CUT_OFF, asyncpg.PostgresError) as exc:
+            raise DirectoryUnavailable("the tenants can't be read now") from exc
+
+    @asynccontextmanager
+    async def _bound(self, tenant: TenantId) -> AsyncIterator[PoolConnectionProxy[Any]]:
+        async with self._reached() as connection, connection.transaction(readonly=True):
+            await connection.execute("SELECT set_config('auditlog.tenant', $1, true)", tenant)
+            yield connection
+
+
+class PostgresTenantRegistry(PostgresTenantDirectory):
+    """The port `TenantRegistry` over the pool of the login `auditlog_admin`."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], *, key_store: KeyStore) -> None:
+        super().__init__(pool)
+        self._key_store = key_store
+
+    async def create_tenant(self, tenant: TenantId, *, name: str, first_key: ApiKey | None = None) -> Tenant:
+        keys = await self._new_keys(tenant, list(KeyPurpose))
+        async with self._changing() as connection:
+            try:
+                row = await connection.fetchrow(
+                    f"SELECT {_TENANT} FROM auditlog.create_tenant($1, $2, $3, $4, $5)", tenant, name, *keys
+                )
+            except asyncpg.UniqueViolationError as exc:
+                raise AlreadyExists("there is or was a tenant of this id; an id is never used again") from exc
+            if first_key is not None:
+                await _insert_api_key(connection, first_key)
+        return _tenant(row)
+
+    async def tenants(self, *, after: TenantId | None, limit: int) -> Sequence[Tenant]:
+        async with self._reached() as connection:
+            rows = await connection.fetch(
+                f"SELECT {_TENANT} FROM auditlog.tenants WHERE tenant > $1 ORDER BY tenant LIMIT $2",
+                after or "",
+                limit,
+            )
+        return [_tenant(row) for row in rows]
+
+    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> Tenant:
+        async with self._changing() as connection:
+            await _lock(connection, tenant, change.version)
+            return await _change(
+                connection,
+                tenant,
+                change.name,
+                change.status,
+                change.ingest,
+                None if change.masking is None else _encode_json(change.masking).decode(),
+                None if change.limits is None else _encode_json(change.limits).decode(),
+                change.retention_days,
+            )
+
+    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> Tenant:
+        async with self._changing() as connection:
+            if await _lock(connection, tenant, version) is not TenantStatus.SUSPENDED:
+                raise WrongState("a tenant must be suspended before it is deleted")
+            return await _change(connection, tenant, None, TenantStatus.DELETED, None, None, None, None)
+
+    async def rotate_keys(self, tenant: TenantId) -> Sequence[KeyGeneration]:
+        keys = await self._new_keys(tenant, sorted(ROTATING))
+        async with self._changing() as connection:
+            await _lock(connection, tenant, None)
+            rows = await connection.fetch(_ROTATE, tenant, *keys)
+        return sorted((_generation(row) for row in rows), key=lambda generation: generation.purpose)
+
+    async def key_generations(self, tenant: TenantId) -> Sequence[KeyGeneration]:
+        async with self._reached() as connection:
+            rows = await connection.fetch(
+                "SELECT purpose, generation, key_id, created_at FROM auditlog.tenant_keys WHERE tenant = $1 "
+                "ORDER BY purpose, generation DESC",
+                tenant,
+            )
+        return [_generation(row) for row in rows]
+
+    async def create_api_key(self, key: ApiKey) -> None:
+        async with self._changing() as connection:
+            await _lock(connection, key.tenant, None)
+            await _insert_api_key(connection, key)
+
+    async def api_keys(self, tenant: TenantId, *, before: UUID | None, limit: int) -> Sequence[ApiKey]:
+        async with self._reached() as connection:
+            rows = await connection.fetch(
+                f"SELECT {_API_KEY} FROM auditlog.api_keys "
+                "WHERE tenant = $1 AND ($2::uuid IS NULL OR key_id < $2) ORDER BY key_id DESC LIMIT $3",
+                tenant,
+                before,
+                limit,
+            )
+        return [_api_key(row) for row in rows]
+
+    async def revoke_api_key(self, tenant: TenantId, key_id: UUID) -> ApiKey:
+        async with self._changing() as connection:
+            row = await connection.fetchrow(
+                "UPDATE auditlog.api_keys SET revoked_at = coalesce(revoked_at, auditlog.now()) "
+                f"WHERE tenant = $1 AND key_id = $2 RETURNING {_API_KEY}",
+                tenant,
+                key_id,
+            )
+        if row is None:
+            raise NotFound(_NO_API_KEY)
+        return _api_key(row)
+
+    async def _new_keys(
+        self, tenant: TenantId, purposes: Sequence[KeyPurpose]
+    ) -> tuple[Sequence[str], Sequence[UUID], Sequence[bytes]]:
+        """Fresh keys as three columns: purposes, ids, wrapped keys."""
+        wrapped = [(await self._key_store.new_data_key(tenant, purpose.value)).wrapped for purpose in purposes]
+        return [purpose.value for purpose in purposes], [uuid4() for _ in purposes], wrapped
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
+        """A transaction whose end is known, or told to be unknown."""
+        committing = False
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
+                yield connection
+                committing = True
+        except (*_CUT_OFF, asyncpg.PostgresError) as exc:
+            # An error that the server tells is a commit undone, except where it ends the session meanwhile.
+            if committing and isinstance(exc, (*_CUT_OFF, asyncpg.OperatorInterventionError)):
+                raise OutcomeUnknown("the connection was lost in the commit; look before repeating") from exc
+            raise DirectoryUnavailable("nothing was changed: the database refused, or can't be reached") from exc
+
+
+async def _lock(connection: PoolConnectionProxy[Any], tenant: TenantId, version: int | None) -> TenantStatus:
+    """Keep others from changing the tenant until the transaction ends, and answer its status."""
+    row = await connection.fetchrow(
+        "SELECT status, version FROM auditlog.tenants WHERE tenant = $1 FOR NO KEY UPDATE", tenant
+    )
+    if row is None or row["status"] == TenantStatus.DELETED:
+        raise NotFound(_NO_TENANT)
+    if version is not None and row["version"] != version:
+        raise Outdated(f"the tenant is at version {row['version']}")
+    return TenantStatus(row["status"])
+
+
+async def _change(connection: PoolConnectionProxy[Any], tenant: TenantId, *values: object) -> Tenant:
+    return _tenant(await connection.fetchrow(_CHANGE_TENANT, tenant, *values))
+
+
+async def _insert_api_key(connection: PoolConnectionProxy[Any], key: ApiKey) -> None:
+    await connection.execute(
+        "INSERT INTO auditlog.api_keys (tenant, key_id, name, role, scope, data_scope, secret_hash, created_at, "
+        "created_by, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        key.tenant,
+        key.key_id,
+        key.name,
+        key.role,
+        None if key.scope is None else sorted(key.scope),
+        _encode_json(key.data_scope).decode(),
+        key.secret_hash,
+        key.created_at,
+        key.created_by,
+        key.expires_at,
+    )
+
+
+def _tenant(row: Any) -> Tenant:
+    try:
+        masking = msgspec.json.decode(row["masking"], type=MaskingPolicy)
+        limits = msgspec.json.decode(row["limits"], type=TenantLimits)
+    except msgspec.DecodeError as exc:
+        # A policy that a newer version wrote, say. To go on without it would be to go on unmasked.
+        raise DirectoryUnavailable("the tenant's policy can't be read by this version") from exc
+    return Tenant(
+        tenant_id=TenantId(row["tenant"]),
+        name=row["name"],
+        status=TenantStatus(row["status"]),
+        ingest=IngestMode(row["ingest"]),
+        masking=masking,
+        limits=limits,
+        retention_days=row["retention_days"],
+        created_at=row["created_at"],
+        version=row["version"],
+    )
+
+
+def _api_key(row: Any) -> ApiKey:
+    values = dict(row)
+    scope = values.pop("scope")
+    return ApiKey(
+        **{
+            **values,
+            "tenant": TenantId(row["tenant"]),
+            "role": Role(row["role"]),
+            "scope": None if scope is None else frozenset(map(Permission, scope)),
+            "data_scope": msgspec.json.decode(row["data_scope"], type=DataScope),
+        }
+    )
+
+
+def _tenant_key(row: Any) -> TenantKey:
+    return TenantKey(**{**dict(row), "tenant": TenantId(row["tenant"]), "purpose": KeyPurpose(row["purpose"])})
+
+
+def _generation(row: Any) -> KeyGeneration:
+    return KeyGeneration(**{**dict(row), "purpose": KeyPurpose(row["purpose"])})
