@@ -91,7 +91,7 @@ class BatchCodec:
             events = self._decode(self._decompress(packed, max_output_size=BATCH_PLAIN_BYTES_MAX))
         except (InvalidTag, ValueError, zstandard.ZstdError, msgspec.DecodeError) as exc:
             raise SealBroken("a batch does not open under its tenant's transport key") from exc
-        if len(events) != read_head(message).count:
+        if not events or len(events) != read_head(message).count:
             raise SealBroken("a batch does not hold the events that it counts")
         return events
 

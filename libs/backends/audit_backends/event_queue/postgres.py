@@ -32,7 +32,8 @@ INSERT INTO auditlog_queue.messages (tenant, batch_id, body)
 SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[])
 """
 
-# Tenants by a loose index scan; of each its oldest visible messages; then everyone's first before anyone's second.
+# Tenants by a loose index scan; of each its oldest visible messages; then everyone's first before anyone's second, and
+# of more tenants than fit those behind the last one served ($3).
 _RECEIVE: Final = """
 WITH RECURSIVE turn AS (
     (SELECT tenant FROM auditlog_queue.messages ORDER BY tenant LIMIT 1)
@@ -40,7 +41,7 @@ WITH RECURSIVE turn AS (
     SELECT (SELECT m.tenant FROM auditlog_queue.messages m WHERE m.tenant > t.tenant ORDER BY m.tenant LIMIT 1)
     FROM turn t WHERE t.tenant IS NOT NULL
 ), ranked AS (
-    SELECT m.message_id, row_number() OVER (PARTITION BY t.tenant ORDER BY m.message_id) AS rank
+    SELECT m.message_id, t.tenant, row_number() OVER (PARTITION BY t.tenant ORDER BY m.message_id) AS rank
     FROM turn t CROSS JOIN LATERAL (
         SELECT message_id FROM auditlog_queue.messages
         WHERE tenant = t.tenant AND visible_at <= auditlog.now()
@@ -48,7 +49,7 @@ WITH RECURSIVE turn AS (
     ) m
 ), picked AS (
     SELECT message_id FROM auditlog_queue.messages
-    WHERE message_id = ANY (ARRAY(SELECT message_id FROM ranked ORDER BY rank, message_id LIMIT $1))
+    WHERE message_id = ANY (ARRAY(SELECT message_id FROM ranked ORDER BY rank, tenant <= $3, tenant LIMIT $1))
       AND visible_at <= auditlog.now()
     FOR UPDATE SKIP LOCKED
 )
@@ -91,6 +92,7 @@ class PostgresEventQueue:
         self._notify_again = False
         self._listener: PoolConnectionProxy[Any] | None = None
         self._wake = asyncio.Event()
+        self._last_served = ""
 
     async def send(self, messages: Sequence[Message]) -> Sequence[NotDone | OutcomeUnknown | None]:
         try:
@@ -124,11 +126,13 @@ class PostgresEventQueue:
             await self._listen()
             while True:
                 self._wake.clear()
-                rows = await self._pool.fetch(_RECEIVE, messages_max, visibility_s)
+                rows = await self._pool.fetch(_RECEIVE, messages_max, visibility_s, self._last_served)
                 left_s = until_s - time.monotonic()
                 if rows or left_s <= 0:
                     # The oldest first, since UPDATE … RETURNING knows no order.
                     rows.sort(key=lambda row: row["message_id"])
+                    served = {row["tenant"] for row in rows}
+                    self._last_served = max(served, key=lambda t: (t <= self._last_served, t), default="")
                     return [
                         Delivery(
                             TenantId(row["tenant"]),

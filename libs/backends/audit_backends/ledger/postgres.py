@@ -183,6 +183,10 @@ class PostgresLedger:
             dead_letter_ids,
         )
 
+    async def check(self) -> None:
+        if await self._read("fetchval", "SELECT pg_is_in_recovery()"):
+            raise LedgerUnavailable("the database is a standby and can't be written to")
+
     async def touch_api_keys(self, used_at: Mapping[tuple[TenantId, UUID], datetime]) -> None:
         await self._read(
             "execute",

@@ -13,8 +13,8 @@ from uuid import UUID
 import msgspec
 
 from audit_contracts.event import Event
-from audit_contracts.principal import DataScope, TenantId
-from audit_contracts.query import Direction, Filter
+from audit_contracts.principal import TenantId
+from audit_contracts.query import Direction, Filter, Sight
 from audit_contracts.record import SealedRecord
 
 
@@ -157,6 +157,14 @@ class Ledger(Protocol):
             AppendUnknown: the commit was lost from sight; append the same batches again.
         """
 
+    async def check(self) -> None:
+        """
+        That the ledger can be written to.
+
+        Raises:
+            LedgerUnavailable: not now.
+        """
+
     async def touch_api_keys(self, used_at: Mapping[tuple[TenantId, UUID], datetime]) -> None:
         """Note when API keys were last used, as read from what they submitted; an older use changes nothing."""
 
@@ -243,8 +251,7 @@ class LedgerReader(Protocol):
         tenant: TenantId,
         *,
         filter: Filter,
-        scope: DataScope,
-        own_entries_of: str | None,
+        sight: Sight,
         direction: Direction,
         start: int | None,
         size: int | None,
@@ -269,18 +276,21 @@ class LedgerReader(Protocol):
         tenant: TenantId,
         *,
         filter: Filter,
-        scope: DataScope,
-        own_entries_of: str | None,
+        sight: Sight,
         size: int,
         budget: int,
         count_max: int,
     ) -> tuple[int, bool]:
         """How many match below `size`, and whether that is exact: counting stops at `count_max` or the budget."""
 
-    async def row(
-        self, tenant: TenantId, entry_id: UUID, *, scope: DataScope, own_entries_of: str | None
-    ) -> LedgerRow | None:
-        """The entry of this id that the reader may see, or None."""
+    async def row(self, tenant: TenantId, entry_id: UUID, *, sight: Sight) -> tuple[Head, LedgerRow | None]:
+        """
+        The entry of this id that the reader may see, or None.
+
+        Raises:
+            NotFound: there is no such tenant.
+            LedgerUnavailable: it can't be read now.
+        """
 
     async def owner_keys(self, tenant: TenantId, key_ids: Sequence[UUID]) -> Mapping[UUID, WrappedOwnerKey]:
         """Owner keys by id; one that was destroyed is missing."""
