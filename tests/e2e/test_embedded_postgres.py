@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -86,6 +87,16 @@ def server_uid() -> int:
     return pwd.getpwnam(postgres_folder.SERVER_USER).pw_uid if os.geteuid() == 0 else os.geteuid()
 
 
+def groups_of(pid: int) -> list[int]:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return [int(group) for group in status["Groups"].split()]
+
+
+def as_server_user() -> dict[str, Any]:
+    """How to start a process as the user that the server runs as."""
+    return {"user": server_uid(), "extra_groups": []} if os.geteuid() == 0 else {}
+
+
 def modes(*roots: Path) -> dict[Path, tuple[int, int, int]]:
     found = {}
     for root in roots:
@@ -142,21 +153,15 @@ async def test_a_server_that_lives_on_alone_is_shut_down_before_another_opens_it
         await run(server.owner_url, "CREATE TABLE kept AS SELECT 42 AS n", "SELECT 1")
         command = psutil.Process(server.pid).cmdline()
     (folder / "socket").mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        os.chown(folder / "socket", server_uid(), -1)
-    alone = (
-        await asyncio.create_subprocess_exec(
-            *command, user=server_uid(), extra_groups=[], stderr=subprocess.PIPE, cwd="/"
-        )
-        if os.geteuid() == 0
-        else await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
-    )
+    shutil.chown(folder / "socket", server_uid())
+    alone = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE, cwd="/", **as_server_user())
     assert alone.stderr is not None
     async for line in alone.stderr:
         if b"ready to accept connections" in line:
             break
     async with embedded_postgres(folder) as server:
-        assert await alone.wait() == 0
+        assert b"database system is shut down" in await alone.stderr.read()
+        await alone.wait()
         assert await run(server.owner_url, "SELECT n FROM kept") == 42
 
 
@@ -165,7 +170,7 @@ async def test_a_stale_pid_file_that_names_a_strangers_process_does_not_stop_the
         os.kill(server.pid, signal.SIGKILL)
         await server.wait()
     stale = folder / "data" / "postmaster.pid"
-    stranger = subprocess.Popen(["sleep", "600"], user=server_uid() if os.geteuid() == 0 else None)
+    stranger = subprocess.Popen(["sleep", "600"], **as_server_user())
     try:
         lines = stale.read_text().splitlines(keepends=True)
         stale.write_text("".join([f"{stranger.pid}\n", *lines[1:]]))
@@ -315,15 +320,18 @@ async def test_the_server_stands_in_a_session_of_its_own_so_that_ctrl_c_does_not
         assert os.getsid(server.pid) == server.pid
 
 
-async def test_the_server_never_runs_as_root(folder: Path) -> None:
-    async with embedded_postgres(folder) as server:
-        process = psutil.Process(server.pid)
-        assert set(process.uids()) == {server_uid()}
-        assert 0 not in process.uids()
-        assert 0 not in process.gids()
+async def test_the_server_never_runs_as_root_nor_in_its_groups(folder: Path) -> None:
+    groups = os.getgroups()
+    if os.geteuid() == 0:
+        os.setgroups([0])
+    try:
+        async with embedded_postgres(folder) as server:
+            process = psutil.Process(server.pid)
+            assert set(process.uids()) == {server_uid()}
+            assert 0 not in {*process.uids(), *process.gids(), *groups_of(server.pid)}
+    finally:
         if os.geteuid() == 0:
-            groups = Path(f"/proc/{server.pid}/status").read_text().partition("Groups:")[2].splitlines()[0]
-            assert groups.strip() == ""
+            os.setgroups(groups)
 
 
 async def test_no_existing_folder_changes_its_mode_or_owner(base: Path) -> None:

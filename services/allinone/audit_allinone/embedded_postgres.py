@@ -130,7 +130,7 @@ async def embedded_postgres(
         EmbeddedPostgresError: it cannot start here. Anything half made is made anew by the next start.
     """
     async with AsyncExitStack() as stack:
-        with _os_errors_told(folder):
+        with _errors_told(folder):
             server = await _start(stack, folder, {**SETTINGS, **(settings or {})})
         yield server
 
@@ -272,9 +272,11 @@ def _url(socket_folder: Path, role: str, password: str, database: str) -> str:
 
 
 @contextmanager
-def _os_errors_told(folder: Path) -> Iterator[None]:
+def _errors_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
         what = f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc)
         raise EmbeddedPostgresError(f"The data folder {folder} cannot be used ({what}).") from exc
+    except asyncpg.PostgresError as exc:
+        raise EmbeddedPostgresError(f"PostgreSQL started on {folder}, but refuses to work: {exc}") from exc
