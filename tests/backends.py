@@ -7,17 +7,22 @@ outside.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from audit_backends.event_queue.postgres import PostgresEventQueue
+from audit_backends.key_store.file import FileKeyStore
 from audit_backends.ledger.postgres import PostgresLedger
 from audit_backends.postgres_pool import postgres_pool
+from audit_backends.schema.migrations import PARTS
+from audit_backends.tenant_directory.postgres import PostgresTenantDirectory, PostgresTenantRegistry
 from audit_contracts.ports.event_queue import EventQueue
+from audit_contracts.ports.key_store import KeyStore
 from audit_contracts.ports.ledger import DeadLetters, Ledger
 from audit_contracts.principal import TenantId
 from tests.services import Database
@@ -59,6 +64,16 @@ class OpenLedger:
         )
 
 
+@dataclass(frozen=True)
+class OpenDirectory:
+    """The control data as admin writes it, as each other part reads it, and the owner's connection beneath."""
+
+    registry: PostgresTenantRegistry
+    part: Mapping[str, PostgresTenantDirectory]
+    key_store: KeyStore
+    owner: asyncpg.Connection[Any]
+
+
 @asynccontextmanager
 async def _postgres_queue(database: Database, *, queue_bytes_max: int) -> AsyncIterator[OpenQueue]:
     async with (
@@ -86,5 +101,34 @@ async def _postgres_ledger(database: Database) -> AsyncIterator[OpenLedger]:
         await owner.close()
 
 
+@asynccontextmanager
+async def _postgres_directory(database: Database) -> AsyncIterator[OpenDirectory]:
+    key_store = FileKeyStore(secrets.token_bytes(32))
+    async with AsyncExitStack() as stack:
+        pools = {
+            part: await stack.enter_async_context(postgres_pool(database.url_for(part), part=part, connections_max=2))
+            for part in PARTS
+        }
+        owner = await asyncpg.connect(database.owner_url)
+        stack.push_async_callback(owner.close)
+        yield OpenDirectory(
+            PostgresTenantRegistry(pools["admin"], key_store=key_store),
+            {part: PostgresTenantDirectory(pool) for part, pool in pools.items()},
+            key_store,
+            owner,
+        )
+
+
+@asynccontextmanager
+async def _file_key_store() -> AsyncIterator[KeyStore]:
+    key_store = FileKeyStore(secrets.token_bytes(32))
+    yield key_store
+    await key_store.close()
+
+
 EVENT_QUEUES: Mapping[str, Callable[..., AbstractAsyncContextManager[OpenQueue]]] = {"postgres": _postgres_queue}
 LEDGERS: Mapping[str, Callable[[Database], AbstractAsyncContextManager[OpenLedger]]] = {"postgres": _postgres_ledger}
+TENANT_DIRECTORIES: Mapping[str, Callable[[Database], AbstractAsyncContextManager[OpenDirectory]]] = {
+    "postgres": _postgres_directory
+}
+KEY_STORES: Mapping[str, Callable[[], AbstractAsyncContextManager[KeyStore]]] = {"file": _file_key_store}

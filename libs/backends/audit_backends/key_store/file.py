@@ -107,7 +107,7 @@ def _read_root(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise KeyFileUnusable(f"the root key can't be read ({exc.strerror}): {path}") from exc
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileUnusable(f"the root key is not a file: {path}")
@@ -115,7 +115,9 @@ def _read_root(path: Path) -> bytes:
             raise KeyFileUnusable(f"others may read the root key; run `chmod 600 {path}`")
         if found.st_uid not in (os.geteuid(), 0):
             raise KeyFileUnusable(f"the root key belongs to another user, who may read it: {path}")
-        root = file.read(KEY_BYTES + 1)
+        root = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(root) != KEY_BYTES:
         raise KeyFileUnusable(f"the root key must be {KEY_BYTES} bytes: {path}")
     return root
