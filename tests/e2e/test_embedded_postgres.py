@@ -10,10 +10,10 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import psutil
@@ -22,6 +22,8 @@ import pytest
 from audit_allinone import postgres_folder
 from audit_allinone.embedded_postgres import OWNER, EmbeddedPostgres, EmbeddedPostgresError, embedded_postgres
 from tests.services import mounted_tmpfs, short_folder
+
+T = TypeVar("T")
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
 
@@ -85,6 +87,15 @@ async def until_ended(pid: int) -> None:
 
 def server_uid() -> int:
     return pwd.getpwnam(postgres_folder.SERVER_USER).pw_uid if os.geteuid() == 0 else os.geteuid()
+
+
+def of_each_process(pid: int, ask: Callable[[psutil.Process], T]) -> list[T]:
+    """What each process of a server answers; one that ends meanwhile has no answer."""
+    answers = []
+    for process in (psutil.Process(pid), *psutil.Process(pid).children()):
+        with suppress(psutil.NoSuchProcess):
+            answers.append(ask(process))
+    return answers
 
 
 def groups_of(pid: int) -> list[int]:
@@ -275,8 +286,7 @@ async def test_the_only_way_in_is_a_socket_in_a_private_folder(folder: Path) -> 
         status = server.socket_folder.stat()
         assert stat.S_IMODE(status.st_mode) == 0o700
         assert status.st_uid == server_uid()
-        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
-        assert [end for process in processes for end in process.net_connections("inet")] == []
+        assert not any(of_each_process(server.pid, lambda process: process.net_connections("inet")))
 
 
 async def test_commits_are_durable_whatever_the_files_say(folder: Path) -> None:
@@ -303,8 +313,8 @@ async def test_the_password_stands_in_no_command_line_repr_log_or_environment(
         assert stat.S_IMODE((folder / "owner-password").stat().st_mode) == 0o600
         with pytest.raises(asyncpg.DuplicateObjectError):
             await run(server.owner_url, f"CREATE ROLE {OWNER} PASSWORD '{password}'")
-        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
-        shown = [repr(server), str(server), *(f"{process.cmdline()} {process.environ()}" for process in processes)]
+        shown = of_each_process(server.pid, lambda process: f"{process.cmdline()} {process.environ()}")
+        shown += [repr(server), str(server)]
     shown += [(folder / "server.log").read_text(), *capfd.readouterr()]
     assert not [text for text in shown if password in text]
 
