@@ -151,6 +151,8 @@ CREATE TABLE auditlog.spans (
     max_timestamp     timestamptz NOT NULL,
     PRIMARY KEY (tenant, day)
 ) WITH (fillfactor = 50);
+-- A walk begins at any position. An append changes neither column, so that its update stays on its page.
+CREATE UNIQUE INDEX spans_position ON auditlog.spans (tenant, first_position);
 
 -- Batch ids catch redelivery; kept 28 days.
 CREATE TABLE auditlog.batch_ids (
@@ -303,9 +305,9 @@ GRANT SELECT ON ALL TABLES IN SCHEMA auditlog_directory
 
 -- Reads, admin changes and refused attempts are recorded through the queue, so query and admin may send to it.
 GRANT USAGE ON SCHEMA auditlog_queue TO auditlog_ingest, auditlog_projector, auditlog_query, auditlog_admin;
-GRANT INSERT (tenant, batch_id, body) ON auditlog_queue.messages TO auditlog_ingest, auditlog_query, auditlog_admin;
+GRANT INSERT (tenant, batch_id, body) ON auditlog_queue.messages
+    TO auditlog_ingest, auditlog_projector, auditlog_query, auditlog_admin;
 GRANT SELECT, UPDATE, DELETE ON auditlog_queue.messages TO auditlog_projector;
-GRANT INSERT ON auditlog_queue.messages TO auditlog_projector;
 CREATE FUNCTION auditlog_queue.depth(OUT messages bigint, OUT bytes bigint, OUT oldest_age_s double precision)
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -314,7 +316,8 @@ SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint,
 FROM auditlog_queue.messages
 $$;
 
-GRANT SELECT, UPDATE ON auditlog.heads TO auditlog_projector;
+-- A log's id is given once, with the tenant.
+GRANT SELECT, UPDATE (next_position, recorded_at) ON auditlog.heads TO auditlog_projector;
 GRANT SELECT, INSERT ON auditlog.entries TO auditlog_projector;
 GRANT SELECT, INSERT, UPDATE ON auditlog.spans TO auditlog_projector;
 GRANT SELECT, INSERT, DELETE ON auditlog.batch_ids TO auditlog_projector;
