@@ -62,6 +62,9 @@ class Directory:
         self.keys = {(key.tenant, key.key_id): key for key in keys}
         self.reads = 0
 
+    async def is_development(self) -> bool:
+        return False
+
     async def tenant(self, tenant: TenantId) -> Tenant:
         self.reads += 1
         if tenant not in self.tenants:

@@ -43,6 +43,10 @@ class CachedDirectory:
         self._keys: _Cache[ApiKey] = _Cache(clock, cached_for_s)
         self._guesses = _Guesses(clock)
 
+    async def is_development(self) -> bool:
+        """Whether the database is one of development; asked each time. Raises what the port raises."""
+        return await self._directory.is_development()
+
     async def tenant(self, tenant: TenantId) -> Tenant:
         """The tenant as it stood at most `cached_for_s` ago. Raises what the port raises."""
         return await self._tenants.get(tenant, lambda: self._directory.tenant(tenant))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -241,6 +242,9 @@ def _listening(address: Address) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((address.host, address.port), family=family, backlog=2048)
     except OSError as exc:
-        raise AddressUnavailable(address, exc.strerror or str(exc)) from exc
+        # The library's own text repeats the address; the bare reason is what a person needs. A name that can't be
+        # resolved has no errno of the system's.
+        number = None if isinstance(exc, socket.gaierror) else exc.errno
+        raise AddressUnavailable(address, str(exc) if number is None else os.strerror(number)) from exc
     with listener:
         yield listener
