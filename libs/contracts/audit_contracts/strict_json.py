@@ -20,6 +20,7 @@ from audit_contracts.errors import InvalidEntry, Violation
 from audit_contracts.strict_json_faults import faults
 
 DEPTH_MAX: Final = 32
+REFUSED: Final = object()
 
 # msgspec keeps integers beyond 64 bits as they are, where orjson would quietly make floats of them; dumping with orjson
 # then refuses them.
@@ -40,25 +41,33 @@ def loads(raw: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
             infinity; an integer outside -2^63 … 2^64-1; a float that overflows; too deep; not UTF-8, or with a byte
             order mark. It lists the first 100 faults, each with its pointer.
     """
+    value = try_loads(raw, depth_max=depth_max)
+    if value is REFUSED:
+        raise InvalidEntry(faults(raw, depth_max) or [Violation("", "not JSON", "not_json")])
+    return value
+
+
+def try_loads(raw: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
+    """What `loads` gives, or `REFUSED` where it would raise; it takes no time to find out why."""
     try:
         value = _decode(raw)
         dumped = orjson.dumps(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, orjson.JSONEncodeError):
-        raise _refusal(raw, depth_max) from None
+        return REFUSED
     if b"\\" in raw and b"\\u00" in raw:
         # Once pairs of backslashes are gone, each that is left begins the escape it seems to begin.
         escapes = raw.replace(b"\\\\", b"")
         if b"\\u0000" in escapes:
-            raise _refusal(raw, depth_max)
+            return REFUSED
         colons = escapes.count(b":") + escapes.count(b"\\u003a") + escapes.count(b"\\u003A")
     else:
         colons = -1 if raw == dumped else raw.count(b":")
     # A dump holds one colon for each pair kept and those inside kept strings, never escaped. A pair that the parser
     # dropped for a later one of the same key took at least its own colon along, and nothing can bring one in.
     if colons >= 0 and colons != dumped.count(b":"):
-        raise _refusal(raw, depth_max)
+        return REFUSED
     if raw.count(b"{") + raw.count(b"[") > depth_max and _is_deeper(value, depth_max):
-        raise _refusal(raw, depth_max)
+        return REFUSED
     return value
 
 
@@ -93,7 +102,3 @@ def _is_deeper(value: Any, depth_max: int) -> bool:
             if type(child) in (dict, list)
         ]
     return bool(level)
-
-
-def _refusal(raw: bytes, depth_max: int) -> InvalidEntry:
-    return InvalidEntry(faults(raw, depth_max) or [Violation("", "not JSON", "not_json")])
