@@ -142,3 +142,11 @@ async def test_depth_counts_what_lies_there(queue: OpenQueue) -> None:
 
 async def test_a_receive_that_finds_nothing_answers_nothing(queue: OpenQueue) -> None:
     assert not await queue.receiver.receive(messages_max=1, wait_s=0, visibility_s=60)
+
+
+async def test_receivers_of_one_queue_all_wake(queue: OpenQueue) -> None:
+    waiting = [
+        asyncio.create_task(queue.receiver.receive(messages_max=1, wait_s=30, visibility_s=60)) for _ in range(4)
+    ]
+    await queue.sender.send([message() for _ in range(4)])
+    assert [len(found) for found in await asyncio.wait_for(asyncio.gather(*waiting), 10)] == [1, 1, 1, 1]

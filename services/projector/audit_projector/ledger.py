@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import structlog
@@ -111,24 +111,12 @@ class LedgerProjector:
             self._preparer.close()
 
     async def _take_in(self, stop: asyncio.Event) -> None:
-        stopping = asyncio.ensure_future(stop.wait())
+        stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._wake_all())
         try:
             while await self._has_room(stop):
-                receiving = asyncio.ensure_future(
-                    self._queue.receive(
-                        messages_max=RECEIVE_MESSAGES_MAX, wait_s=RECEIVE_WAIT_S, visibility_s=VISIBILITY_S
-                    )
-                )
-                await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not receiving.done():
-                    # What a cancelled receive had taken comes back when its visibility runs out.
-                    receiving.cancel()
-                    with suppress(asyncio.CancelledError, QueueUnavailable):
-                        await receiving
-                    return
                 try:
-                    deliveries = receiving.result()
+                    deliveries = await self._receive(stopping)
                 except QueueUnavailable:
                     log.warning("queue_unavailable")
                     await asyncio.sleep(PAUSE_S)
@@ -137,6 +125,20 @@ class LedgerProjector:
                     await self._take(delivery)
         finally:
             stopping.cancel()
+
+    async def _receive(self, stopping: asyncio.Task[Literal[True]]) -> Sequence[Delivery]:
+        receiving = asyncio.ensure_future(
+            self._queue.receive(messages_max=RECEIVE_MESSAGES_MAX, wait_s=RECEIVE_WAIT_S, visibility_s=VISIBILITY_S)
+        )
+        try:
+            await asyncio.wait((receiving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return receiving.result() if receiving.done() else ()
+        finally:
+            if not receiving.done():
+                # What a cancelled receive had taken comes back when its visibility runs out.
+                receiving.cancel()
+                with suppress(asyncio.CancelledError, QueueUnavailable):
+                    await receiving
 
     async def _has_room(self, stop: asyncio.Event) -> bool:
         """Wait for room in hand and for a ledger that can be reached; False once told to stop."""

@@ -33,7 +33,8 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[])
 """
 
 # Tenants by a loose index scan; of each its oldest visible messages; then everyone's first before anyone's second, and
-# of more tenants than fit those behind the last one served ($3).
+# of more tenants than fit those behind the last one served ($3). Four times as many as are wanted, since other receivers
+# look at the same ones at this moment.
 _RECEIVE: Final = """
 WITH RECURSIVE turn AS (
     (SELECT tenant FROM auditlog_queue.messages ORDER BY tenant LIMIT 1)
@@ -45,13 +46,16 @@ WITH RECURSIVE turn AS (
     FROM turn t CROSS JOIN LATERAL (
         SELECT message_id FROM auditlog_queue.messages
         WHERE tenant = t.tenant AND visible_at <= auditlog.now()
-        ORDER BY message_id LIMIT $1
+        ORDER BY message_id LIMIT 4 * $1
     ) m
+), candidates AS (
+    SELECT * FROM unnest(ARRAY(
+        SELECT message_id FROM ranked ORDER BY rank, tenant <= $3, tenant LIMIT 4 * $1
+    )) WITH ORDINALITY AS c (message_id, turn)
 ), picked AS (
-    SELECT message_id FROM auditlog_queue.messages
-    WHERE message_id = ANY (ARRAY(SELECT message_id FROM ranked ORDER BY rank, tenant <= $3, tenant LIMIT $1))
-      AND visible_at <= auditlog.now()
-    FOR UPDATE SKIP LOCKED
+    SELECT m.message_id FROM candidates c JOIN auditlog_queue.messages m USING (message_id)
+    WHERE m.visible_at <= auditlog.now()
+    ORDER BY c.turn LIMIT $1 FOR UPDATE OF m SKIP LOCKED
 )
 UPDATE auditlog_queue.messages m
 SET visible_at = auditlog.now() + make_interval(secs => $2), receives = receives + 1, receipt = gen_random_uuid()
@@ -91,6 +95,7 @@ class PostgresEventQueue:
         self._notifying: asyncio.Task[None] | None = None
         self._notify_again = False
         self._listener: PoolConnectionProxy[Any] | None = None
+        self._listening = asyncio.Lock()
         self._wake = asyncio.Event()
         self._last_served = ""
 
@@ -125,7 +130,7 @@ class PostgresEventQueue:
         try:
             await self._listen()
             while True:
-                self._wake.clear()
+                wake = self._wake  # taken before the look, so that no notification falls between look and wait
                 rows = await self._pool.fetch(_RECEIVE, messages_max, visibility_s, self._last_served)
                 left_s = until_s - time.monotonic()
                 if rows or left_s <= 0:
@@ -143,7 +148,7 @@ class PostgresEventQueue:
                         for row in rows
                     ]
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), min(left_s, _POLL_S))
+                    await asyncio.wait_for(wake.wait(), min(left_s, _POLL_S))
         except (*_NOT_REACHED, asyncpg.PostgresError) as exc:
             raise QueueUnavailable("the event queue can't be reached") from exc
 
@@ -206,9 +211,11 @@ class PostgresEventQueue:
     async def _listen(self) -> None:
         if self._listener is not None and not self._listener.is_closed():
             return
-        await self._stop_listening()
-        listener = self._listener = await self._pool.acquire()
-        await listener.add_listener(_CHANNEL, self._on_notify)
+        async with self._listening:
+            if self._listener is None or self._listener.is_closed():
+                await self._stop_listening()
+                listener = self._listener = await self._pool.acquire()
+                await listener.add_listener(_CHANNEL, self._on_notify)
 
     async def _stop_listening(self) -> None:
         if self._listener is None:
@@ -220,7 +227,8 @@ class PostgresEventQueue:
             await self._pool.release(listener)
 
     def _on_notify(self, *_: object) -> None:
-        self._wake.set()
+        wake, self._wake = self._wake, asyncio.Event()
+        wake.set()
 
 
 def _unavailable(exc: BaseException) -> QueueUnavailable:
