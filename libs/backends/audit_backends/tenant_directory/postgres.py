@@ -35,6 +35,7 @@ from audit_contracts.ports.tenant_directory import (
     KeyGeneration,
     Tenant,
     TenantChange,
+    TenantChanged,
     TenantLimits,
     TenantStatus,
 )
@@ -168,11 +169,11 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
             )
         return [_tenant(row) for row in rows]
 
-    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> Tenant:
+    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> TenantChanged:
         async with self._changing() as connection:
-            await _lock(connection, tenant, change.version)
-            return await _change(
-                connection,
+            before = await _locked(connection, tenant, change.version)
+            row = await connection.fetchrow(
+                _CHANGE_TENANT,
                 tenant,
                 change.name,
                 change.status,
@@ -181,32 +182,26 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
                 None if change.limits is None else _encode_json(change.limits).decode(),
                 change.retention_days,
             )
+        return TenantChanged(before, _tenant(row))
 
-    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> Tenant:
+    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> TenantChanged:
         async with self._changing() as connection:
-            if await _lock(connection, tenant, version) is not TenantStatus.SUSPENDED:
+            before = await _locked(connection, tenant, version)
+            if before.status is not TenantStatus.SUSPENDED:
                 raise WrongState("a tenant must be suspended before it is deleted")
-            return await _change(connection, tenant, None, TenantStatus.DELETED, None, None, None, None)
+            row = await connection.fetchrow(_CHANGE_TENANT, tenant, None, TenantStatus.DELETED, None, None, None, None)
+        return TenantChanged(before, _tenant(row))
 
     async def rotate_keys(self, tenant: TenantId) -> Sequence[KeyGeneration]:
         keys = await self._new_keys(tenant, sorted(ROTATING))
         async with self._changing() as connection:
-            await _lock(connection, tenant, None)
+            await _locked(connection, tenant, None)
             rows = await connection.fetch(_ROTATE, tenant, *keys)
         return sorted((_generation(row) for row in rows), key=lambda generation: generation.purpose)
 
-    async def key_generations(self, tenant: TenantId) -> Sequence[KeyGeneration]:
-        async with self._reached() as connection:
-            rows = await connection.fetch(
-                "SELECT purpose, generation, key_id, created_at FROM auditlog.tenant_keys WHERE tenant = $1 "
-                "ORDER BY purpose, generation DESC",
-                tenant,
-            )
-        return [_generation(row) for row in rows]
-
     async def create_api_key(self, key: ApiKey) -> None:
         async with self._changing() as connection:
-            await _lock(connection, key.tenant, None)
+            await _locked(connection, key.tenant, None)
             await _insert_api_key(connection, key)
 
     async def api_keys(self, tenant: TenantId, *, before: UUID | None, limit: int) -> Sequence[ApiKey]:
@@ -254,20 +249,16 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
             raise DirectoryUnavailable("nothing was changed: the database refused, or can't be reached") from exc
 
 
-async def _lock(connection: PoolConnectionProxy[Any], tenant: TenantId, version: int | None) -> TenantStatus:
-    """Keep others from changing the tenant until the transaction ends, and answer its status."""
+async def _locked(connection: PoolConnectionProxy[Any], tenant: TenantId, version: int | None) -> Tenant:
+    """The tenant as nobody else changes it until the transaction ends."""
     row = await connection.fetchrow(
-        "SELECT status, version FROM auditlog.tenants WHERE tenant = $1 FOR NO KEY UPDATE", tenant
+        f"SELECT {_TENANT} FROM auditlog.tenants WHERE tenant = $1 FOR NO KEY UPDATE", tenant
     )
     if row is None or row["status"] == TenantStatus.DELETED:
         raise NotFound(_NO_TENANT)
     if version is not None and row["version"] != version:
         raise Outdated(f"the tenant is at version {row['version']}")
-    return TenantStatus(row["status"])
-
-
-async def _change(connection: PoolConnectionProxy[Any], tenant: TenantId, *values: object) -> Tenant:
-    return _tenant(await connection.fetchrow(_CHANGE_TENANT, tenant, *values))
+    return _tenant(row)
 
 
 async def _insert_api_key(connection: PoolConnectionProxy[Any], key: ApiKey) -> None:

@@ -98,6 +98,13 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         return f"ApiKey(tenant={self.tenant!r}, key_id={self.key_id!s})"
 
 
+class TenantChanged(msgspec.Struct, frozen=True):
+    """A tenant before and after one change, with none of another's between."""
+
+    before: Tenant
+    after: Tenant
+
+
 class KeyGeneration(msgspec.Struct, frozen=True, kw_only=True):
     """What may be told of one generation of a tenant key."""
 
@@ -160,16 +167,16 @@ class TenantRegistry(TenantDirectory, Protocol):
     async def tenants(self, *, after: TenantId | None, limit: int) -> Sequence[Tenant]:
         """Up to `limit` tenants in the order of their ids, those behind `after`, deleted ones included."""
 
-    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> Tenant:
+    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> TenantChanged:
         """
-        Set what `change` names, and answer the tenant as it is then.
+        Set what `change` names.
 
         Raises:
             NotFound: there is none, or it is deleted.
             Outdated: it is at another version than `change.version`.
         """
 
-    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> Tenant:
+    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> TenantChanged:
         """
         Mark a suspended tenant as deleted, for good; its data goes later.
 
@@ -188,9 +195,6 @@ class TenantRegistry(TenantDirectory, Protocol):
             NotFound: there is none, or it is deleted.
             KeyUnavailable: the key store can't be reached; nothing was done.
         """
-
-    async def key_generations(self, tenant: TenantId) -> Sequence[KeyGeneration]:
-        """All generations of the tenant's keys, by purpose, newest first; none where there is no such tenant."""
 
     async def create_api_key(self, key: ApiKey) -> None:
         """
