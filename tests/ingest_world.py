@@ -123,16 +123,17 @@ class IngestWorld:
         await self.registry.create_tenant(tenant, name="Test")
         return tenant
 
-    async def drain(self, tenant: TenantId) -> list[OpenedBatch]:
-        """Take everything off the queue; the batches of `tenant`, opened, in the order in which they were sent."""
-        key = await self.keyring.transport_key(tenant)
+    async def drain(self, *tenants: TenantId) -> list[OpenedBatch]:
+        """Take everything off the queue; the batches of `tenants`, opened, in the order in which they were sent."""
         opened = []
         while deliveries := await self.receiver.receive(messages_max=1_000, wait_s=0, visibility_s=60):
             await self.receiver.delete(deliveries)
             for delivery in deliveries:
-                if delivery.tenant == tenant:
-                    events = BatchCodec().open(tenant, delivery.body, key)
-                    opened.append(OpenedBatch(tenant, read_head(delivery.body), events, delivery.body))
+                if delivery.tenant in tenants:
+                    head = read_head(delivery.body)
+                    key = await self.keyring.transport_key_by_id(delivery.tenant, head.key_id)
+                    events = BatchCodec().open(delivery.tenant, delivery.body, key)
+                    opened.append(OpenedBatch(delivery.tenant, head, events, delivery.body))
         return opened
 
     async def events(self, tenant: TenantId) -> list[Event]:
