@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Any
 from uuid import UUID
 
+import httpx
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_contracts.errors import NotFound
 from audit_contracts.masking_policy import MaskingPolicy
 from audit_contracts.ports.tenant_directory import ApiKey, IngestMode, Tenant, TenantLimits, TenantStatus
-from audit_contracts.principal import TenantId
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from audit_contracts.principal import Role, TenantId
+from audit_kit.auth.attempts import RefusedAttempt
+from audit_kit.auth.authenticator import opened_authenticator
+from audit_kit.auth.dev_issuer import DevIssuer
+from audit_kit.gate import Gate
+from audit_kit.part import Part
+from audit_kit.running import opened
 
 ACME = TenantId("acme")
 GLOBEX = TenantId("globex")
@@ -76,3 +84,39 @@ class Directory:
         if (tenant, key_id) not in self.keys:
             raise NotFound("no such key")
         return self.keys[tenant, key_id]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Parts behind their gate, without a server, and an issuer whose tokens they take."""
+
+    app: Gate
+    clock: ManualClock
+    directory: Directory
+    issuer: DevIssuer
+    refused: list[RefusedAttempt]
+
+    def token(self, role: Role = Role.ADMIN, *, tenant: TenantId = ACME, subject: str = "ann", **more: Any) -> str:
+        now_s = self.clock.now_us() // 1_000_000
+        return self.issuer.mint(tenant=tenant, subject=subject, role=role, now_s=now_s, **more)
+
+    def client(self, credential: str | None = None) -> httpx.AsyncClient:
+        """A client with `credential` (an admin's token unless told); the empty string sends none."""
+        credential = self.token() if credential is None else credential
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test", headers=headers)
+
+
+@asynccontextmanager
+async def world(parts: Sequence[Part], directory: Directory | None = None) -> AsyncIterator[World]:
+    clock, issuer, refused = ManualClock(), DevIssuer(Ed25519PrivateKey.generate()), list[RefusedAttempt]()
+    known = Directory([tenant(ACME), tenant(GLOBEX)]) if directory is None else directory
+
+    async def on_refused(attempt: RefusedAttempt) -> None:
+        refused.append(attempt)
+
+    async with (
+        opened_authenticator(issuers=[], own=[issuer.trusted(clock)], directory=known, clock=clock) as authenticator,
+        opened(parts, authenticator=authenticator, directory=known, on_refused=on_refused) as app,
+    ):
+        yield World(app, clock, known, issuer, refused)
