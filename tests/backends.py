@@ -18,12 +18,13 @@ import asyncpg
 from audit_backends.event_queue.postgres import PostgresEventQueue
 from audit_backends.key_store.file import FileKeyStore
 from audit_backends.ledger.postgres import PostgresLedger
+from audit_backends.ledger.postgres_reader import PostgresLedgerReader
 from audit_backends.postgres_pool import postgres_pool
 from audit_backends.schema.migrations import PARTS
 from audit_backends.tenant_directory.postgres import PostgresTenantDirectory, PostgresTenantRegistry
 from audit_contracts.ports.event_queue import EventQueue
 from audit_contracts.ports.key_store import KeyStore
-from audit_contracts.ports.ledger import DeadLetters, Ledger
+from audit_contracts.ports.ledger import DeadLetters, Ledger, LedgerReader
 from audit_contracts.principal import TenantId
 from tests.services import Database
 
@@ -65,6 +66,14 @@ class OpenLedger:
 
 
 @dataclass(frozen=True)
+class OpenReader:
+    """A ledger as query reads it, and as the projector fills it."""
+
+    reader: LedgerReader
+    filled: OpenLedger
+
+
+@dataclass(frozen=True)
 class OpenDirectory:
     """The control data as admin writes it, as each other part reads it, and the owner's connection beneath."""
 
@@ -102,6 +111,15 @@ async def _postgres_ledger(database: Database) -> AsyncIterator[OpenLedger]:
 
 
 @asynccontextmanager
+async def _postgres_reader(database: Database) -> AsyncIterator[OpenReader]:
+    async with (
+        _postgres_ledger(database) as ledger,
+        postgres_pool(database.url_for("query"), part="query") as pool,
+    ):
+        yield OpenReader(PostgresLedgerReader(pool), ledger)
+
+
+@asynccontextmanager
 async def _postgres_directory(database: Database) -> AsyncIterator[OpenDirectory]:
     key_store = FileKeyStore(secrets.token_bytes(32))
     async with AsyncExitStack() as stack:
@@ -128,6 +146,9 @@ async def _file_key_store() -> AsyncIterator[KeyStore]:
 
 EVENT_QUEUES: Mapping[str, Callable[..., AbstractAsyncContextManager[OpenQueue]]] = {"postgres": _postgres_queue}
 LEDGERS: Mapping[str, Callable[[Database], AbstractAsyncContextManager[OpenLedger]]] = {"postgres": _postgres_ledger}
+LEDGER_READERS: Mapping[str, Callable[[Database], AbstractAsyncContextManager[OpenReader]]] = {
+    "postgres": _postgres_reader
+}
 TENANT_DIRECTORIES: Mapping[str, Callable[[Database], AbstractAsyncContextManager[OpenDirectory]]] = {
     "postgres": _postgres_directory
 }

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from audit_contracts.principal import EVERYTHING, DataScope
+
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 1_000
 FILTER_VALUES_MAX: Final = 100
@@ -60,3 +62,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     unequal: Mapping[str, tuple[str, ...]] = {}
     prefix: Mapping[str, tuple[str, ...]] = {}
     include_access: bool = False
+
+
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What of a tenant's log a reader sees, whatever it asks for; the same on every read.
+
+    `own_entries_of`, where set, leaves only entries whose `user_id` is one of these: the reader's own, as it is and as
+    masking has it.
+    """
+
+    scope: DataScope = EVERYTHING
+    own_entries_of: tuple[str, ...] | None = None
+
+
+ALL: Final = Sight()
