@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -28,7 +29,12 @@ Result = TypeVar("Result")
 
 
 class _Machine(RuleBasedStateMachine):
-    """A machine whose rules talk to asyncio."""
+    """A machine whose rules talk to asyncio, and to one backend's port."""
+
+    @staticmethod
+    @abstractmethod
+    def opening() -> AbstractAsyncContextManager[Any]:
+        """Open the port."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +50,6 @@ class _Machine(RuleBasedStateMachine):
 
 
 class QueueMachine(_Machine):
-    opening: ClassVar[Callable[[], AbstractAsyncContextManager[Any]]]
-
     in_hand = Bundle("in_hand")
 
     @initialize()
@@ -104,14 +108,14 @@ class QueueMachine(_Machine):
 @pytest.mark.parametrize("backend", EVENT_QUEUES)
 def test_a_queue_keeps_what_it_took_until_it_is_deleted(backend: str, module_database: Database) -> None:
     class Machine(QueueMachine):
-        opening = staticmethod(lambda: EVENT_QUEUES[backend](module_database, queue_bytes_max=10**9))
+        @staticmethod
+        def opening() -> AbstractAsyncContextManager[Any]:
+            return EVENT_QUEUES[backend](module_database, queue_bytes_max=10**9)
 
     run_state_machine_as_test(Machine, settings=RUNS)
 
 
 class LedgerMachine(_Machine):
-    opening: ClassVar[Callable[[], AbstractAsyncContextManager[Any]]]
-
     batches = Bundle("batches")
 
     @initialize()
@@ -169,6 +173,8 @@ class LedgerMachine(_Machine):
 @pytest.mark.parametrize("backend", LEDGERS)
 def test_a_ledger_holds_each_event_once_at_a_position_without_gaps(backend: str, module_database: Database) -> None:
     class Machine(LedgerMachine):
-        opening = staticmethod(lambda: LEDGERS[backend](module_database))
+        @staticmethod
+        def opening() -> AbstractAsyncContextManager[Any]:
+            return LEDGERS[backend](module_database)
 
     run_state_machine_as_test(Machine, settings=RUNS)
