@@ -181,7 +181,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     An entry as a client reads it. Absent fields are left out.
 
     `position` and `recorded_at` are missing from the answer of ingest, which the ledger has not seen yet. `before`,
-    `after` and `metadata` are JSON as kept.
+    `after` and `metadata` are JSON as kept. `erased` names the parts of the record that were erased, if any:
+    `resource`, `identity`, `changes`, `content`.
     """
 
     id: UUID
@@ -213,3 +214,4 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     producer_seq: int | None = None
     flags: list[str] = []
     masked: list[tuple[str, str]] = []
+    erased: list[str] = []

@@ -136,6 +136,12 @@ class PostgresLedgerReader:
             )
         return {row["key_id"]: WrappedOwnerKey(*row) for row in rows}
 
+    async def check(self) -> None:
+        try:
+            await self._pool.fetchval("SELECT true")
+        except _FAILURES as exc:
+            raise LedgerUnavailable("the ledger can't be read now") from exc
+
     async def close(self) -> None:
         """Nothing to let go of: the pool belongs to who opened it."""
 

@@ -295,5 +295,13 @@ class LedgerReader(Protocol):
     async def owner_keys(self, tenant: TenantId, key_ids: Sequence[UUID]) -> Mapping[UUID, WrappedOwnerKey]:
         """Owner keys by id; one that was destroyed is missing."""
 
+    async def check(self) -> None:
+        """
+        That the ledger can be read.
+
+        Raises:
+            LedgerUnavailable: not now.
+        """
+
     async def close(self) -> None:
         """Let go of connections."""
