@@ -134,6 +134,7 @@ def _is_joined_right(text: bytes, end: int) -> bool:
 
 CARD_RULE: Final = ValueRule(
     "card_number",
-    r"(?:[^0-9A-Za-z]|%[0-9A-Fa-f]{2}|%B)(?:[2-6][0-9]{12}|[2-6][0-9]{3}[ .-][0-9]{4,6}[ .-][0-9]{4})",
+    r"(?:[^0-9A-Za-z]|%[0-9A-Fa-f]{2}|%B|\\[bfnrt]|\\u00[01][0-9a-f])"
+    r"(?:[2-6][0-9]{12}|[2-6][0-9]{3}[ .-][0-9]{4,6}[ .-][0-9]{4})",
     _card_numbers,
 )

@@ -43,15 +43,16 @@ SECRET_KEYS: Final = (
 SECRET_WHOLE_KEYS: Final = ("token", "pass", "user pass", "db pass", "smtp pass", "sig")
 """Keys that are a secret's only when they stand alone: their last word is too common."""
 
-_GLUED_ENDS: Final = ("password", "passwd", "passphrase")
-"""A word that ends like this needs no list: `dbpassword`, `rootpasswd`."""
+_GLUED_ENDS: Final = ("password", "passwd", "passphrase", "secret", "apikey", "secretkey", "privatekey", "accesstoken")
+"""A word that ends like this needs no list: `dbpassword`, `clientsecret`."""
 
 _PLURALS: Final = frozenset({"password", "passphrase", "key", "token", "cookie", "code"})
 
 KEY_TAIL_CHARS: Final = 96
 """Only so much of a key's end is looked at; no listed sequence is half as long."""
 
-_GAP: Final = '[^A-Za-z"]*'
+# What a key may hold between letters that count, written as JSON.
+_GAP: Final = r'(?:[^A-Za-z"\\]|\\(?:u[0-9a-f]{4}|.))*'
 _WORDS_MAX: Final = 6
 _LABELS: Final = ("name", "key", "Name", "Key")
 _LABELLED: Final = ("value", "Value")
@@ -110,7 +111,8 @@ class SecretKeys:
         tails = "|".join(_GAP.join(glued) for glued in _shortest_ends(self._tails))
         whole = "|".join(_GAP.join(glued) for glued in self._whole)
         key = f'(?:(?:{tails})s?|"{_GAP}(?:{whole})){_GAP}":'
-        label = rf'"(?:name|key)\\*":\\s*\\*"[^"]*(?:{tails})s?{_GAP}\\*"\\s*[,}}]'
+        named = rf'\\*"(?:[^"]*(?:{tails})s?|{_GAP}(?:{whole})){_GAP}\\*"'
+        label = rf'"(?:name|key)\\*":(?:\s|\\+[nrt])*{named}(?:\s|\\+[nrt])*[,}}]'
         return f"(?i)(?:{key}|{label})"
 
     def names(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import re2
 
@@ -20,6 +20,9 @@ from audit_kit.masking_cards import CARD_RULE
 from audit_kit.masking_keys import SecretKeys
 from audit_kit.masking_patterns import OPTIONAL_RULES, VALUE_RULES, ValueRule
 
+# JSON inside a string may write any character as an escape, which hides it from every guard.
+_ESCAPED_TWICE: Final = r"\\\\(?:u[0-9A-Fa-f]{4}|/)"
+
 
 class Rule(NamedTuple):
     """A value rule in the mode that a tenant has it."""
@@ -30,9 +33,14 @@ class Rule(NamedTuple):
 
 
 class Tripped(NamedTuple):
-    """What an entry may hold: the rules to run over its strings, and the keys to compare its keys with."""
+    """
+    What an entry may hold: the rules to run over its strings, and the keys to compare its keys with.
+
+    `every` are all rules, for strings in which something was masked: what touched it may stand free now.
+    """
 
     rules: tuple[Rule, ...]
+    every: tuple[Rule, ...]
     keys: SecretKeys
 
 
@@ -48,12 +56,13 @@ class Rules:
         self._guarded = [Rule(rule.name, modes[rule.name], rule) for rule in guarded]
         # A tenant's pattern may be anchored, which no guard over a whole entry can honour: it is always run.
         self._always = tuple(Rule(pattern.name, pattern.mode, _pattern(pattern)) for pattern in policy.patterns)
-        self._key_index = len(guarded)
-        self._nothing = Tripped(self._always, self.keys) if self._always else None
+        self.every = (*self._guarded, *self._always)
+        self._escapes_index = len(guarded) + 1
+        self._nothing = Tripped(self._always, self.every, self.keys) if self._always else None
         options = re2.Options()
         options.max_mem = 64 << 20
         self._guards = re2.Set.SearchSet(options)
-        for guard in [*(rule.guard for rule in guarded), self.keys.guard()]:
+        for guard in [*(rule.guard for rule in guarded), self.keys.guard(), _ESCAPED_TWICE]:
             self._guards.Add(guard)
         self._guards.Compile()
 
@@ -63,8 +72,10 @@ class Rules:
         hits = cast("list[int] | None", self._guards.Match(blob))
         if not hits:
             return self._nothing
-        rules = tuple(self._guarded[index] for index in sorted(hits) if index != self._key_index)
-        return Tripped(rules + self._always, self.keys)
+        if self._escapes_index in hits:
+            return Tripped(self.every, self.every, self.keys)
+        rules = tuple(self._guarded[index] for index in sorted(hits) if index < len(self._guarded))
+        return Tripped(rules + self._always, self.every, self.keys)
 
 
 @lru_cache(maxsize=256)

@@ -29,6 +29,7 @@ _MARKER_CHARS_MAX: Final = 40
 _ACCESS_KEY_ID = re2.compile(r"A[KS]IA[A-Z0-9]{12,124}")
 _CARD_MIN: Final = 10**12
 _EMBEDDED_DEPTH_MAX: Final = 3
+_PASSES_MAX: Final = 6
 _KEY_RULE: Final = "key"
 
 _Path = tuple[Any, str | int]
@@ -41,6 +42,7 @@ class Walk:
     def __init__(self, tripped: Tripped, stand_in: Callable[[str, Mode], str]) -> None:
         """`stand_in` gives what takes the place of a secret."""
         self._rules = tripped.rules
+        self._every = tripped.every
         self._keys = tripped.keys
         self._stand_in = stand_in
         self._cards = any(rule.rule is CARD_RULE for rule in tripped.rules)
@@ -49,7 +51,7 @@ class Walk:
 
     def rules_in(self, text: str) -> list[str]:
         """The names of the rules that find a secret in `text`."""
-        return list(dict.fromkeys(rule.name for _, _, rule in self._spans(text.encode())))
+        return list(dict.fromkeys(rule.name for _, _, rule in self._spans(text.encode(), self._rules)))
 
     def note(self, field: str, rules: Iterable[str]) -> None:
         """Have these rules on the list for a whole field."""
@@ -109,8 +111,11 @@ class Walk:
             if masked is key:
                 yield key, key
                 continue
-            count = taken[masked] = taken.get(masked, 0) + 1
-            kept = masked if count == 1 and masked not in item else f"{masked}#{count}"
+            kept = masked
+            while kept in item or kept in taken:
+                taken[masked] = taken.get(masked, 0) + 1
+                kept = f"{masked}#{taken[masked]}"
+            taken.setdefault(kept, 0)
             for rule in rules:
                 self._note((path, kept), rule)
             yield key, kept
@@ -156,20 +161,27 @@ class Walk:
         if not self._rules:
             return text, []
         data = text.encode()
-        spans = self._spans(data)
-        if not spans:
-            return text, []
+        names: dict[str, None] = {}
+        for _ in range(_PASSES_MAX):
+            spans = self._spans(data, self._every if names else self._rules)
+            if not spans:
+                return (data.decode(), list(names)) if names else (text, [])
+            names |= dict.fromkeys(rule.name for _, _, rule in spans)
+            data = self._without(data, spans)
+        # What goes may bare what touched it, rarely more than once; a text made to do so again and again goes whole.
+        return self._stand_in(text, "redact"), list(names)
+
+    def _without(self, data: bytes, spans: list[tuple[int, int, Rule]]) -> bytes:
         pieces = []
         done = 0
         for start, end, rule in spans:
-            pieces += [data[done:start].decode(), self._stand_in(data[start:end].decode(), rule.mode)]
+            pieces += [data[done:start], self._stand_in(data[start:end].decode(), rule.mode).encode()]
             done = end
-        pieces.append(data[done:].decode())
-        return "".join(pieces), list(dict.fromkeys(rule.name for _, _, rule in spans))
+        return b"".join([*pieces, data[done:]])
 
-    def _spans(self, data: bytes) -> list[tuple[int, int, Rule]]:
+    def _spans(self, data: bytes, rules: tuple[Rule, ...]) -> list[tuple[int, int, Rule]]:
         """What is to be replaced, in order, apart from each other and from what already stands for a secret."""
-        found = [(start, end, rule) for rule in self._rules for start, end in rule.rule.spans(data) if start < end]
+        found = [(start, end, rule) for rule in rules for start, end in rule.rule.spans(data) if start < end]
         if not found:
             return []
         return list(_without_markers(data, _merged(found)))
