@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -28,7 +28,17 @@ from audit_contracts.times import to_us
 from audit_kit.clock import SystemClock
 from audit_kit.keyring import Keyring
 from audit_projector.ledger import LedgerProjector
-from tests.services import Database
+
+
+class Urls(Protocol):
+    """Where a migrated database is reached."""
+
+    @property
+    def owner_url(self) -> str:
+        """As its owner."""
+
+    def url_for(self, part: str) -> str:
+        """As a part, under its own login."""
 
 
 @dataclass
@@ -139,7 +149,7 @@ def recomputed_leaf_hash(log_id: bytes, row: asyncpg.Record) -> bytes:
 
 
 @asynccontextmanager
-async def open_pipeline(database: Database) -> AsyncIterator[Pipeline]:
+async def open_pipeline(database: Urls) -> AsyncIterator[Pipeline]:
     """The pipeline's parts on `database`, opened and closed with the block."""
     store = FileKeyStore(secrets.token_bytes(32))
 

@@ -48,6 +48,8 @@ _SLOTS_TAG: Final = b"auditlog/slots/1\n" + bytes([SLOTS])
 _SEAL_TAG: Final = b"auditlog/seal/1\n"
 _NO_SLOT: Final = bytes(32)
 _SLOT_HEAD: Final = struct.Struct(">BI")
+_ABSENT_HEAD: Final = _SLOT_HEAD.pack(ABSENT, 0)
+_ALG: Final = bytes([ALG_ZSTD_AES256GCM])
 _POSITION_AND_TIME: Final = struct.Struct(">QQ")
 _SEALED_HEAD_BYTES: Final = 1 + 16 + 12
 
@@ -121,7 +123,7 @@ def core_of(event: Event) -> bytes:
     )
 
 
-def slots_of(event: Event) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None]:
+def slots_of(event: Event) -> tuple[bytes, bytes, bytes | None, bytes | None]:
     """Slots 1 to 4 of an event as the JSON bytes that are committed to; None where absent."""
     identity = Identity(
         user_id=event.user_id,
@@ -192,22 +194,22 @@ class Sealer:
     def seal(self, log_id: bytes, event: Event, key: OwnerKey) -> SealedRecord:
         """Commit to the event's slots under fresh salts, and seal slots 1 to 4 under its owner's key."""
         random = os.urandom(SALT_BYTES + SEED_BYTES + 12)
-        core_salt, seed, nonce = random[:SALT_BYTES], random[SALT_BYTES:-12], random[-12:]
-        plain = [seed]
-        commitments = []
-        for i, (salt, data) in enumerate(zip(salts(seed), slots_of(event), strict=True), start=1):
-            if data is None:
-                plain.append(_SLOT_HEAD.pack(ABSENT, 0))
-                commitments.append(_NO_SLOT)
-            else:
-                plain.append(_SLOT_HEAD.pack(PRESENT, len(data)))
-                plain.append(data)
-                commitments.append(commitment(i, salt, data))
-        head = bytes([ALG_ZSTD_AES256GCM]) + key.key_id.bytes
-        aad = _SEAL_TAG + log_id + event.id.bytes + head
-        box = key.cipher.encrypt(nonce, self._compress(b"".join(plain)), aad)
+        core_salt, seed, nonce = random[:16], random[16:48], random[48:]
+        stream = shake_256(seed).digest(SALT_BYTES * SLOTS)
+        # The loop over slots is unrolled: it runs for every event, and takes a third of the time of one.
+        data_1, data_2, data_3, data_4 = slots_of(event)
+        head_1, c_1 = _put(1, stream[:16], data_1)
+        head_2, c_2 = _put(2, stream[16:32], data_2)
+        head_3, c_3 = _put(3, stream[32:48], data_3)
+        head_4, c_4 = _put(4, stream[48:], data_4)
+        plain = b"".join((seed, head_1, data_1, head_2, data_2, head_3, data_3 or b"", head_4, data_4 or b""))
+        head = _ALG + key.key_id.bytes
+        box = key.cipher.encrypt(nonce, self._compress(plain), _SEAL_TAG + log_id + event.id.bytes + head)
         return SealedRecord(
-            core_salt, commitment(0, core_salt, core_of(event)), slots_root(commitments), head + nonce + box
+            core_salt,
+            sha256(_SLOT_TAGS[0] + core_salt + core_of(event)).digest(),
+            sha256(_SLOTS_TAG + c_1 + c_2 + c_3 + c_4).digest(),
+            head + nonce + box,
         )
 
     def open(self, log_id: bytes, event_id: UUID, sealed: bytes, key: OwnerKey) -> OpenedRecord:
@@ -252,6 +254,13 @@ class OpenedRecord(msgspec.Struct, frozen=True):
 def key_id_of(sealed: bytes) -> UUID:
     """The id of the owner key that seals a record."""
     return UUID(bytes=sealed[1:17])
+
+
+def _put(slot: int, salt: bytes, data: bytes | None) -> tuple[bytes, bytes]:
+    """The head of a slot within the plaintext, and its commitment."""
+    if data is None:
+        return _ABSENT_HEAD, _NO_SLOT
+    return _SLOT_HEAD.pack(PRESENT, len(data)), sha256(_SLOT_TAGS[slot] + salt + data).digest()
 
 
 def _parse(plain: bytes) -> OpenedRecord:
