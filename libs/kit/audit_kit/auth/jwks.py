@@ -117,10 +117,12 @@ def parse_jwks(document: bytes) -> Mapping[str | None, PyJWK]:
 
 
 def _signing_key(jwk: Any) -> PyJWK | None:
-    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
-    kid = jwk.get("kid")
-    algorithm = _ALGORITHM_OF.get((str(jwk.get("kty")), jwk.get("crv")))
+    operations, curve, kid = jwk.get("key_ops", ["verify"]), jwk.get("crv"), jwk.get("kid")
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    algorithm = _ALGORITHM_OF.get((str(jwk.get("kty")), None if curve is None else str(curve)))
     if algorithm is None or jwk.get("alg", algorithm) != algorithm or not isinstance(kid, str | None):
         return None
     public = {name: value for name, value in jwk.items() if name not in {"d", "p", "q", "dp", "dq", "qi", "oth"}}
