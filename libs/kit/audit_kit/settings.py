@@ -152,15 +152,15 @@ class Settings(BaseSettings):
         return values
 
     @classmethod
-    def read(cls) -> Self:
+    def read(cls, **options: Any) -> Self:
         """
-        The settings of this process's environment.
+        The settings of this process's environment, with `options` of the command line over them.
 
         Raises:
             SettingsError: naming every variable that is wrong.
         """
         try:
-            return cls()
+            return cls(**options)
         except ValidationError as exc:
             raise SettingsError([_problem(dict(error)) for error in exc.errors(include_url=False)]) from None
 
@@ -174,6 +174,17 @@ class Settings(BaseSettings):
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             raise SettingsError([SettingProblem(_variable(name), "must be set", _example(name)) for name in missing])
+
+    def secret(self, name: str) -> str:
+        """
+        The value of the secret field `name`, in clear.
+
+        Raises:
+            SettingsError: it isn't set.
+        """
+        self.require(name)
+        value: SecretStr = getattr(self, name)
+        return value.get_secret_value()
 
     def rows(self) -> list[SettingRow]:
         """Every setting with the value in effect, secrets hidden."""

@@ -1,0 +1,87 @@
+"""As whom a person meets a fresh `auditlog up`: the demo tenant's admin, and the operator's."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from audit_admin.api_key_making import make_api_key
+from audit_allinone import demo
+from audit_allinone.data_folder import DataFolder
+from audit_allinone.profile import Profile, read_profile, write_profile
+from audit_backends.opening import opened_backends
+from audit_contracts.errors import AlreadyExists, NotFound, Unauthenticated
+from audit_contracts.ports.clock import Clock
+from audit_contracts.ports.tenant_directory import Tenant, TenantRegistry, TenantStatus
+from audit_contracts.principal import OPERATOR_TENANT, Role, TenantId
+from audit_kit.auth.api_keys import ApiKeyVerifier
+
+CREATED_BY: Final = "auditlog|up"
+DEMO_TENANT: Final = TenantId(demo.TENANT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """An admin's API key, and the profile in which it is kept."""
+
+    tenant: TenantId
+    made_at: datetime
+    token: str = field(repr=False)
+    profile: Path
+
+    def keep(self, url: str) -> None:
+        """Write the profile for the server at `url`, unless it says that already."""
+        profile = Profile(url=url, tenant=self.tenant, token=self.token)
+        if read_profile(self.profile) != profile:
+            write_profile(self.profile, profile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitors:
+    """The operator, who makes tenants, and whose profile the client's verbs use: the demo tenant's, if there is one."""
+
+    operator: Visitor
+    guest: Visitor
+
+
+async def visitors(
+    admin_url: str, key_store_url: str, folder: DataFolder, *, with_demo: bool, clock: Clock
+) -> Visitors:
+    """Make what is missing of tenants and keys. A profile whose key still works is kept."""
+    async with opened_backends("up") as backends:
+        registry = await backends.tenant_registry(admin_url, await backends.key_store(key_store_url))
+        if with_demo:
+            with suppress(AlreadyExists):
+                await registry.create_tenant(DEMO_TENANT, name=demo.NAME)
+        kept = read_profile(folder.profile)
+        wanted = [DEMO_TENANT] if with_demo else [TenantId(kept.tenant)] if kept else []
+        operator = await _visitor(registry, await registry.tenant(OPERATOR_TENANT), folder.operator_profile, clock)
+        for name in wanted:
+            # Somebody may have suspended or deleted it meanwhile.
+            with suppress(NotFound):
+                tenant = await registry.tenant(name)
+                if tenant.status is TenantStatus.ACTIVE:
+                    return Visitors(operator=operator, guest=await _visitor(registry, tenant, folder.profile, clock))
+        return Visitors(operator=operator, guest=replace(operator, profile=folder.profile))
+
+
+async def _visitor(registry: TenantRegistry, tenant: Tenant, profile: Path, clock: Clock) -> Visitor:
+    kept = read_profile(profile)
+    if kept is not None and await _still_works(registry, tenant.tenant_id, kept.token, clock):
+        token = kept.token
+    else:
+        made = make_api_key(tenant.tenant_id, name="auditlog up", role=Role.ADMIN, created_by=CREATED_BY, clock=clock)
+        await registry.create_api_key(made.kept)
+        token = made.text
+    return Visitor(tenant=tenant.tenant_id, made_at=tenant.created_at, token=token, profile=profile)
+
+
+async def _still_works(registry: TenantRegistry, tenant: TenantId, token: str, clock: Clock) -> bool:
+    try:
+        principal = await ApiKeyVerifier(directory=registry, clock=clock).verify(token)
+    except Unauthenticated:
+        return False
+    return principal.tenant == tenant
