@@ -1,0 +1,34 @@
+"""New generations of the keys that seal a tenant's data; nothing is rewritten, and what was sealed still opens."""
+
+from fastapi import APIRouter, Request
+
+from audit_admin.control import Control
+from audit_admin.key_models import KeyGenerationOut, KeyRotationOut
+from audit_admin.tenants import PREFIX, PathTenant
+from audit_contracts.principal import Permission
+from audit_kit.gate import CurrentPrincipal, route_of
+from audit_kit.policies import requires
+
+
+def key_rotations_router(control: Control) -> APIRouter:
+    """The route /tenants/{tenant_id}/key-rotations."""
+    router = APIRouter(prefix=f"{PREFIX}/{{tenant_id}}/key-rotations", tags=["tenants"])
+
+    @router.post("", status_code=201, summary="Rotate a tenant's keys")
+    @requires(Permission.TENANT_WRITE)
+    async def rotate_keys(tenant_id: PathTenant, principal: CurrentPrincipal, request: Request) -> KeyRotationOut:
+        """Add a generation to each key that rotates. Keys that hashes are looked up by never do."""
+        tenant = await control.reachable(principal, tenant_id, route_of(request))
+        rotated = [
+            KeyGenerationOut(
+                purpose=made.purpose, generation=made.generation, key_id=made.key_id, created_at=made.created_at
+            )
+            for made in await control.registry.rotate_keys(tenant)
+        ]
+        answer = KeyRotationOut(rotated=rotated)
+        await control.changed(
+            principal, tenant, "rotate", ("tenant_keys", tenant), after=answer.model_dump(mode="json")
+        )
+        return answer
+
+    return router
