@@ -7,6 +7,7 @@ What changes is copied, the rest is shared with the entry as it came.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -23,6 +24,9 @@ MaskedPath = tuple[str, str]
 
 PATHS_MAX: Final = 256
 PATHS_CHARS_MAX: Final = 16_384
+SECRETS_MAX: Final = 1_000
+"""Found in the strings of one entry; each string after that is redacted unread, under the rule `too_many`, so that no
+entry costs more than some 100 ms."""
 
 _MARKER = re2.compile(rb"\[(?:REDACTED|HASH:[0-9a-f]{32}|LAST4:[0-9A-Za-z]{4})\]")
 _MARKER_CHARS_MAX: Final = 40
@@ -31,6 +35,8 @@ _CARD_MIN: Final = 10**12
 _EMBEDDED_DEPTH_MAX: Final = 3
 _PASSES_MAX: Final = 6
 _KEY_RULE: Final = "key"
+_TOO_MANY_RULE: Final = "too_many"
+_SECRET_CHARS_MIN: Final = 5
 
 _Path = tuple[Any, str | int]
 """The path of the parent, or None for the entry itself, and the last token."""
@@ -45,13 +51,15 @@ class Walk:
         self._every = tripped.every
         self._keys = tripped.keys
         self._stand_in = stand_in
+        self._secrets_left = SECRETS_MAX
         self._cards = any(rule.rule is CARD_RULE for rule in tripped.rules)
         self._found: dict[MaskedPath, None] = {}
         self._embedded_in: list[_Path] = []
 
     def rules_in(self, text: str) -> list[str]:
         """The names of the rules that find a secret in `text`."""
-        return list(dict.fromkeys(rule.name for _, _, rule in self._spans(text.encode(), self._rules)))
+        spans = self._spans(text.encode(), self._rules)
+        return [_TOO_MANY_RULE] if spans is None else list(dict.fromkeys(rule.name for _, _, rule in spans))
 
     def note(self, field: str, rules: Iterable[str]) -> None:
         """Have these rules on the list for a whole field."""
@@ -158,14 +166,18 @@ class Walk:
 
     def _replaced(self, text: str) -> tuple[str, list[str]]:
         """The text with every secret replaced, itself if there is none, and the names of the rules that found some."""
-        if not self._rules:
+        if not self._rules or len(text) < _SECRET_CHARS_MIN:
             return text, []
         data = text.encode()
         names: dict[str, None] = {}
         for _ in range(_PASSES_MAX):
-            spans = self._spans(data, self._every if names else self._rules)
+            spans = self._spans(data, self._every if names else self._rules) if self._secrets_left > 0 else None
+            if spans is None or len(spans) > self._secrets_left:
+                self._secrets_left = 0
+                return (text, []) if _MARKER.fullmatch(data) else (self._stand_in(text, "redact"), [_TOO_MANY_RULE])
             if not spans:
                 return (data.decode(), list(names)) if names else (text, [])
+            self._secrets_left -= len(spans)
             names |= dict.fromkeys(rule.name for _, _, rule in spans)
             data = self._without(data, spans)
         # What goes may bare what touched it, rarely more than once; a text made to do so again and again goes whole.
@@ -179,12 +191,20 @@ class Walk:
             done = end
         return b"".join([*pieces, data[done:]])
 
-    def _spans(self, data: bytes, rules: tuple[Rule, ...]) -> list[tuple[int, int, Rule]]:
-        """What is to be replaced, in order, apart from each other and from what already stands for a secret."""
-        found = [(start, end, rule) for rule in rules for start, end in rule.rule.spans(data) if start < end]
-        if not found:
-            return []
-        return list(_without_markers(data, _merged(found)))
+    @staticmethod
+    def _spans(data: bytes, rules: tuple[Rule, ...]) -> list[tuple[int, int, Rule]] | None:
+        """
+        What is to be replaced, in order, apart from each other and from what already stands for a secret.
+
+        None where a rule finds more than `SECRETS_MAX` places, which are not all looked for.
+        """
+        found = []
+        for rule in rules:
+            places = list(islice(rule.rule.spans(data), SECRETS_MAX + 1))
+            if len(places) > SECRETS_MAX:
+                return None
+            found += [(start, end, rule) for start, end in places if start < end]
+        return list(_without_markers(data, _merged(found))) if found else []
 
     def _note(self, path: _Path, rule: str) -> None:
         if self._embedded_in:
