@@ -12,6 +12,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_backends.rate_limiter.memory import MemoryRateLimiter
+from audit_contracts.ports.tenant_directory import TenantDirectory
 from audit_contracts.principal import Role, TenantId
 from audit_ingest.part import ingest
 from audit_ingest.routes import Bounds
@@ -60,19 +61,23 @@ class IngestServer:
 
 @asynccontextmanager
 async def ingest_server(
-    world: IngestWorld, *, bounds: Bounds = BOUNDS, held_bytes_max: int = HELD_BYTES_MAX
+    world: IngestWorld,
+    *,
+    directory: TenantDirectory | None = None,
+    held_bytes_max: int = HELD_BYTES_MAX,
 ) -> AsyncIterator[IngestServer]:
-    """Open ingest on the world's queue and directory; it drains at the end."""
+    """Open ingest on the world's queue and, unless another is given, directory; it drains at the end."""
+    directory = directory or world.directory
     dev = DevIssuer(Ed25519PrivateKey.generate())
     batcher = world.new_batcher(held_bytes_max=held_bytes_max)
-    access = AccessRecorder(batcher=batcher, keyring=world.keyring, directory=world.directory, clock=world.clock)
+    access = AccessRecorder(batcher=batcher, keyring=world.keyring, directory=directory, clock=world.clock)
     part = ingest(
         batcher=batcher,
         keyring=world.keyring,
         rate_limits=RateLimits(MemoryRateLimiter(clock=world.clock)),
         access=access,
         clock=world.clock,
-        bounds=bounds,
+        bounds=BOUNDS,
     )
 
     def token(tenant: TenantId, role: Role, subject: str) -> str:
@@ -81,9 +86,9 @@ async def ingest_server(
 
     async with (
         opened_authenticator(
-            issuers=[], own=[dev.trusted(world.clock)], directory=world.directory, clock=world.clock
+            issuers=[], own=[dev.trusted(world.clock)], directory=directory, clock=world.clock
         ) as authenticator,
-        opened([part], authenticator=authenticator, directory=world.directory, on_refused=access.refused) as gate,
+        opened([part], authenticator=authenticator, directory=directory, on_refused=access.refused) as gate,
     ):
         yield IngestServer(world=world, gate=gate, batcher=batcher, access=access, token=token)
         world.queue.passing.set()
