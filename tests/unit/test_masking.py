@@ -845,7 +845,7 @@ UNITS = [
     "1-",
     "eyJ",
     "eyJaaaaa.aaaaa.",
-    "-----BEGIN RSA PRIVATE KEY-----",
+    PEM[:31],
     "bearer x1y2z3a4 ",
     "basic AAAA",
     "a@a.",
