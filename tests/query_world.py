@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -22,9 +22,11 @@ from audit_backends.postgres_pool import postgres_pool
 from audit_backends.tenant_directory.postgres import PostgresTenantDirectory, PostgresTenantRegistry
 from audit_contracts.event import Event
 from audit_contracts.ports.ledger import LedgerReader, PreparedBatch, PreparedEvent
-from audit_contracts.principal import Role, TenantId
+from audit_contracts.ports.tenant_directory import ApiKey
+from audit_contracts.principal import DataScope, Role, TenantId
 from audit_contracts.record import OwnerKey, Sealer
 from audit_kit.access import AccessRecorder
+from audit_kit.auth.api_keys import new_api_key
 from audit_kit.auth.authenticator import opened_authenticator
 from audit_kit.auth.dev_issuer import DevIssuer
 from audit_kit.batcher import Batcher
@@ -85,6 +87,31 @@ class QueryWorld:
         token = self.issuer.mint(
             tenant=tenant, subject=subject, role=role, now_s=SystemClock().now_us() // 1_000_000, **more
         )
+        return self._client(token)
+
+    async def scoped_client(self, tenant: TenantId, data_scope: DataScope) -> httpx.AsyncClient:
+        """A client with a new API key of an auditor who sees no more than `data_scope`."""
+        key_id = uuid.uuid4()
+        made = new_api_key(tenant, key_id)
+        await self.registry.create_api_key(
+            ApiKey(
+                tenant=tenant,
+                key_id=key_id,
+                name="scoped",
+                role=Role.AUDITOR,
+                scope=None,
+                data_scope=data_scope,
+                secret_hash=made.secret_hash,
+                created_at=datetime.now(UTC),
+                created_by="test",
+                expires_at=None,
+                revoked_at=None,
+                last_used_at=None,
+            )
+        )
+        return self._client(made.text)
+
+    def _client(self, token: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app),
             base_url="http://test/api/v1",
