@@ -23,7 +23,14 @@ QUEUE_BYTES_MAX: Final = 8 * 1024**3
 _CHANNEL: Final = "auditlog_queue"
 _POLL_S: Final = 1.0
 """How long a message can go unseen whose notification was lost, or whose delay has run out."""
-_NOT_REACHED: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+# The driver's internal error is what it says of a connection that was cut in the middle of something.
+_NOT_REACHED: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
 _DEPTH_REST: Final = 20
 """Depth is asked for at most 1/20 of the time, since counting a long queue takes long."""
 

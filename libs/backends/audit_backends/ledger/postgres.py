@@ -29,7 +29,14 @@ from audit_contracts.times import from_us, to_us
 
 DAYS_AHEAD: Final = 3
 
-_NOT_REACHED: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+# The driver's internal error is what it says of a connection that was cut in the middle of something.
+_NOT_REACHED: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
 # What the content of a row can cause: data exceptions, and index entries past their bound.
 _CONTENT: Final = (asyncpg.DataError, asyncpg.ProgramLimitExceededError, asyncpg.NotNullViolationError, UnicodeError)
 

@@ -47,7 +47,14 @@ MODE_FACT: Final = "mode"
 MODE_DEVELOPMENT: Final = "development"
 """The value of the fact `mode` by which `auditlog up` marks a database that it made itself."""
 
-_CUT_OFF: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+# The driver's internal error is what it says of a connection that was cut in the middle of something.
+_CUT_OFF: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
 _NO_TENANT: Final = "there is no such tenant"
 _NO_API_KEY: Final = "the tenant has no such API key"
 
