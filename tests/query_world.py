@@ -21,6 +21,7 @@ from audit_backends.ledger.postgres_reader import PostgresLedgerReader
 from audit_backends.postgres_pool import postgres_pool
 from audit_backends.tenant_directory.postgres import PostgresTenantDirectory, PostgresTenantRegistry
 from audit_contracts.event import Event
+from audit_contracts.ports.clock import Clock
 from audit_contracts.ports.ledger import LedgerReader, PreparedBatch, PreparedEvent
 from audit_contracts.ports.tenant_directory import ApiKey
 from audit_contracts.principal import DataScope, Role, TenantId
@@ -130,9 +131,10 @@ class QueryWorld:
 
 
 @asynccontextmanager
-async def open_query(database: Database) -> AsyncIterator[QueryWorld]:
+async def open_query(database: Database, *, clock: Clock | None = None) -> AsyncIterator[QueryWorld]:
     """Query and what fills its ledger on `database`, opened and closed with the block."""
-    store, clock, issuer = FileKeyStore(secrets.token_bytes(32)), SystemClock(), DevIssuer(Ed25519PrivateKey.generate())
+    store, issuer = FileKeyStore(secrets.token_bytes(32)), DevIssuer(Ed25519PrivateKey.generate())
+    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         pools = {
             part: await stack.enter_async_context(postgres_pool(database.url_for(part), part=part, connections_max=4))
