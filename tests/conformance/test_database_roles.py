@@ -220,6 +220,19 @@ async def test_a_pooled_connection_never_carries_a_binding_to_the_next(filled: D
 
 
 @pytest.mark.parametrize("part", PARTS)
+async def test_a_binding_ends_with_its_transaction_even_where_the_pool_resets_nothing(
+    filled: Database, part: str
+) -> None:
+    async def leave_as_it_is(connection: Any) -> None:
+        assert not connection.is_in_transaction()
+
+    async with asyncpg.create_pool(filled.url_for(part), min_size=1, max_size=1, reset=leave_as_it_is) as pool:
+        assert (await PostgresTenantDirectory(pool).tenant(ACME)).tenant_id == ACME
+        async with pool.acquire() as connection:
+            assert await connection.fetch("SELECT FROM auditlog_directory.tenants") == []
+
+
+@pytest.mark.parametrize("part", PARTS)
 async def test_tenants_that_share_a_pool_each_see_themselves(filled: Database, part: str) -> None:
     async with postgres_pool(filled.url_for(part), part=part, connections_max=2) as pool:
         directory = PostgresTenantDirectory(pool)
