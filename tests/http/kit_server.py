@@ -38,6 +38,7 @@ def life() -> Part:
     async def slow(_request: Request) -> Response:
         say(entered="slow")
         await asyncio.to_thread(sys.stdin.readline)
+        say(answered="slow")
         return Response(b'"whole"', media_type="application/json")
 
     async def kill(_request: Request) -> Response:

@@ -77,6 +77,7 @@ async def test_a_signal_drains_requests_then_workers_then_what_was_opened_and_ex
         await process.logged("draining")
         process.let_slow_request_go()
         assert (await request).json() == "whole"
+        assert await process.said() == {"answered": "slow"}
         assert [(await process.said())["closed"] for _ in range(3)] == ["worker", "part", "ports"]
         assert await process.process.wait() == 0
 

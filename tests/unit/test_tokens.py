@@ -143,7 +143,8 @@ async def test_a_public_key_is_never_taken_for_a_shared_secret(algorithm: str) -
 
 @pytest.mark.parametrize("algorithm", ["RS384", "PS256", "ES384", "ES256K", "Ed448", "EdDsa", "rs256", "dir", "A128KW"])
 async def test_an_algorithm_off_the_list_is_refused(algorithm: str) -> None:
-    await refusal(f"{part({'alg': algorithm, 'typ': 'JWT', 'kid': 'RS256'})}.{part(claims())}.AAAA")
+    error = await refusal(f"{part({'alg': algorithm, 'typ': 'JWT', 'kid': 'RS256'})}.{part(claims())}.AAAA")
+    assert error.detail == "the token must be signed with RS256, ES256 or EdDSA"
 
 
 @pytest.mark.parametrize("algorithm", [None, 7, ["RS256"], {"alg": "RS256"}, True])
@@ -223,7 +224,7 @@ async def test_not_before_is_checked_and_may_be_absent() -> None:
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
-@pytest.mark.parametrize("value", ["2100-01-01", str(int(time.time()) + 100), True, [], {}])
+@pytest.mark.parametrize("value", ["2100-01-01", "4102444800", True, [], {}])
 async def test_a_date_that_is_no_number_is_refused(claim: str, value: object) -> None:
     await refusal(signed(claims(**{claim: value})))
 

@@ -37,7 +37,8 @@ def begin_trace(traceparent: bytes | None) -> Trace:
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     # Version 00 has exactly four fields; only a later version may carry more.
     if match is None or (match[3] is not None and traceparent is not None and traceparent.startswith(b"00")):
-        trace = Trace(secrets.token_hex(16), secrets.token_hex(8), "00")
+        random = secrets.token_hex(24)
+        trace = Trace(random[:32], random[32:], "00")
     else:
         trace = Trace(match[1].decode(), secrets.token_hex(8), match[2].decode())
     _CURRENT.set(trace)
