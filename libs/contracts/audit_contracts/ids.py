@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
@@ -13,10 +15,17 @@ NAMESPACE_KEYED: Final = UUID("b0c6a2fb-54b7-5f7a-8c1e-3d7c0e0d5a52")
 
 def uuid7(us: int) -> UUID:
     """A UUIDv7 (RFC 9562) of the millisecond of `us`, its sub-milliseconds in rand_a so that ids of a burst sort."""
+    return next(uuid7s(us, at_once=1))
+
+
+def uuid7s(us: int, *, at_once: int = 64) -> Iterator[UUID]:
+    """Any number of them, all of the same time. Asks the system for the randomness of `at_once` at a time."""
     ms, sub_us = divmod(us, 1_000)
-    random = int.from_bytes(os.urandom(8))
-    value = (ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (sub_us * 4096 // 1_000) << 64
-    return UUID(int=value | 0b10 << 62 | random & 0x3FFF_FFFF_FFFF_FFFF)
+    head = (ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (sub_us * 4096 // 1_000) << 64 | 0b10 << 62
+    words = struct.Struct(f">{at_once}Q")
+    while True:
+        for word in words.unpack(os.urandom(words.size)):
+            yield UUID(int=head | word & 0x3FFF_FFFF_FFFF_FFFF)
 
 
 def uuid7_us(identifier: UUID) -> int | None:

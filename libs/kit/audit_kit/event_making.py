@@ -109,8 +109,8 @@ class EventMaker:
         event = Event(
             id=event_id,
             action=entry.action,
-            severity=(entry.severity or Severity.INFO).value,
-            outcome=(entry.outcome or Outcome.UNKNOWN).value,
+            severity=entry.severity or Severity.INFO,
+            outcome=entry.outcome or Outcome.UNKNOWN,
             resource_type=entry.resource_type,
             resource_id=entry.resource_id,
             timestamp_us=timestamp_us,

@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from audit_contracts.event import EntryIn
-from audit_contracts.ids import NAMESPACE_KEYED, named, uuid7
+from audit_contracts.ids import NAMESPACE_KEYED, named, uuid7s
 from audit_contracts.principal import Principal
 from audit_contracts.times import to_us
 from audit_kit.secret_keys import SecretKey
@@ -41,7 +41,7 @@ class EventIds:
         self._principal = principal
         self._digest_key = digest_key
         self._request_key = request_key
-        self._received_at_us = received_at_us
+        self._new = uuid7s(received_at_us)
         self._signature = _prefixed(principal.issuer) + _prefixed(principal.subject)
 
     def of(self, sent: Mapping[str, Any], entry: EntryIn, ordinal: int) -> tuple[UUID, bytes | None]:
@@ -56,7 +56,7 @@ class EventIds:
         if entry.id is not None:
             return entry.id, self._fingerprint(sent, entry)
         if self._request_key is None:
-            return uuid7(self._received_at_us), None
+            return next(self._new), None
         principal, request = self._principal, self._request_key
         keyed = named(
             NAMESPACE_KEYED,
