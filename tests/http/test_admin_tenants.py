@@ -153,6 +153,7 @@ async def test_a_tenant_never_sees_or_changes_another_and_the_attempt_is_recorde
         seen = [(a.status_code, a.json() | {"instance": "", "trace_id": ""}) for a in answers]
         assert seen[0][0] == 404
         assert all(one == seen[0] for one in seen), "the answers tell which tenants exist"
+        assert answers[-1].json()["instance"] == f"/api/v1/tenants/NO-SUCH%20id{rest}"
     listed = (await world.call("GET", "/tenants", token=world.token("acme"))).json()
     assert [tenant["tenant_id"] for tenant in listed["results"]] == ["acme"]
     assert (await world.call("GET", "/tenants/globex", token=world.token("globex"))).json() == before

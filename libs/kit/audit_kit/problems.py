@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,9 @@ from audit_kit.tracing import current_trace
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:auditlog:problem:"
 CHALLENGE: Final = 'Bearer realm="auditlog"'
+
+_PATH_SAFE: Final = "/:@!$&'()*+,;=~"
+"""What RFC 3986 lets stand in a path as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Problem:
         }
         if self.detail:
             document["detail"] = self.detail
-        document["instance"] = instance
+        document["instance"] = quote(instance, safe=_PATH_SAFE)
         if self.errors:
             document["errors"] = list(self.errors)
         if self.errors_total is not None:

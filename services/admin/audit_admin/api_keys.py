@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from audit_admin.api_key_making import check_expiry, check_grant, make_api_key
 from audit_admin.control import Control
 from audit_admin.key_models import ApiKeyOut, ApiKeyPageOut, CreatedApiKeyOut, NewApiKeyIn, api_key_fields
+from audit_admin.operations import BAD_REQUEST, operation_id
 from audit_admin.pages import PageQuery
 from audit_admin.tenants import PREFIX, PathTenant
 from audit_contracts.errors import InvalidCursor
@@ -18,17 +19,18 @@ from audit_kit.policies import requires
 _LOCATION: Final[dict[str, Any]] = {
     "Location": {"description": "Where the key can be revoked.", "schema": {"type": "string"}}
 }
-_BAD_REQUEST: Final = {"$ref": "#/components/responses/BadRequest"}
 
 PathKey = Annotated[UUID, Path(examples=["01996b1c-3a40-7c3e-9d5e-0f6b7c1f2a44"])]
 
 
 def api_keys_router(control: Control) -> APIRouter:
     """The routes under /tenants/{tenant_id}/keys."""
-    router = APIRouter(prefix=f"{PREFIX}/{{tenant_id}}/keys", tags=["API keys"])
+    router = APIRouter(
+        prefix=f"{PREFIX}/{{tenant_id}}/keys", tags=["API keys"], generate_unique_id_function=operation_id
+    )
     registry = control.registry
 
-    @router.get("", summary="List API keys", responses={400: _BAD_REQUEST})
+    @router.get("", summary="List API keys", responses={400: BAD_REQUEST})
     @requires(Permission.TENANT_READ)
     async def list_api_keys(
         tenant_id: PathTenant, principal: CurrentPrincipal, request: Request, page: Annotated[PageQuery, Query()]
@@ -83,8 +85,8 @@ def api_keys_router(control: Control) -> APIRouter:
     return router
 
 
-def _before(next_token: str | None) -> UUID | None:
-    if next_token is None:
+def _before(next_token: str) -> UUID | None:
+    if not next_token:
         return None
     try:
         return UUID(next_token)

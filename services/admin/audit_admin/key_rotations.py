@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 
 from audit_admin.control import Control
 from audit_admin.key_models import KeyGenerationOut, KeyRotationOut
+from audit_admin.operations import operation_id
 from audit_admin.tenants import PREFIX, PathTenant
 from audit_contracts.principal import Permission
 from audit_kit.gate import CurrentPrincipal, route_of
@@ -12,7 +13,9 @@ from audit_kit.policies import requires
 
 def key_rotations_router(control: Control) -> APIRouter:
     """The route /tenants/{tenant_id}/key-rotations."""
-    router = APIRouter(prefix=f"{PREFIX}/{{tenant_id}}/key-rotations", tags=["tenants"])
+    router = APIRouter(
+        prefix=f"{PREFIX}/{{tenant_id}}/key-rotations", tags=["tenants"], generate_unique_id_function=operation_id
+    )
 
     @router.post("", status_code=201, summary="Rotate a tenant's keys")
     @requires(Permission.TENANT_WRITE)

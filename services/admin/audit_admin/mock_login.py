@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from audit_admin.operations import operation_id
 from audit_contracts import principal as principals
 from audit_contracts.errors import Forbidden, NotFound
 from audit_contracts.ports.clock import Clock
@@ -36,7 +37,7 @@ class MockLoginOut(BaseModel):
 
 def mock_login_router(*, directory: TenantDirectory, issuer: DevIssuer, clock: Clock) -> APIRouter:
     """The route /mock-login."""
-    router = APIRouter(prefix="/api/v1/mock-login", tags=["development"])
+    router = APIRouter(prefix="/api/v1/mock-login", tags=["development"], generate_unique_id_function=operation_id)
 
     @router.post(
         "",

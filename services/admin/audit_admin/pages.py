@@ -11,4 +11,4 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=1_000, description="At most so many.")] = 50
-    next_token: Annotated[str | None, Field(description="From the page before.")] = None
+    next_token: Annotated[str, Field(max_length=100, description="From the page before; none for the first.")] = ""

@@ -1,6 +1,5 @@
 """Tenants: a tenant's admin sees and sets its own; admins of the operator's tenant create, suspend and delete them."""
 
-import re
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -9,6 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from audit_admin.api_key_making import FIRST_KEY_LIFE, MadeKey, make_api_key
 from audit_admin.control import Control, require_administrator
 from audit_admin.key_models import CreatedApiKeyOut, api_key_fields
+from audit_admin.operations import BAD_REQUEST, CONFLICT, OUTDATED, operation_id
 from audit_admin.pages import PageQuery
 from audit_admin.tenant_models import (
     CreatedTenantOut,
@@ -35,23 +35,21 @@ OPERATOR_FIELDS: Final = frozenset({"status", "ingest", "limits"})
 _ETAG: Final[dict[str, Any]] = {
     "ETag": {"description": "The tenant's version, for If-Match.", "schema": {"type": "string", "examples": ['"3"']}}
 }
-_CONFLICT: Final = {"$ref": "#/components/responses/Conflict"}
-_OUTDATED: Final = {"$ref": "#/components/responses/Outdated"}
-_BAD_REQUEST: Final = {"$ref": "#/components/responses/BadRequest"}
 
 PathTenant = Annotated[str, Path(examples=["acme"])]
 IfMatch = Annotated[
-    str | None,
+    str,
     Header(alias="If-Match", pattern=r'^(\*|"[1-9][0-9]{0,17}")$', description="The ETag that was seen; else 412."),
 ]
+ANY_VERSION: Final = "*"
 
 
 def tenants_router(control: Control) -> APIRouter:
     """The routes under /tenants that are about tenants themselves."""
-    router = APIRouter(prefix=PREFIX, tags=["tenants"])
+    router = APIRouter(prefix=PREFIX, tags=["tenants"], generate_unique_id_function=operation_id)
     registry = control.registry
 
-    @router.get("", summary="List tenants", response_model_exclude_none=True, responses={400: _BAD_REQUEST})
+    @router.get("", summary="List tenants", response_model_exclude_none=True, responses={400: BAD_REQUEST})
     @requires(Permission.TENANT_READ)
     async def list_tenants(principal: CurrentPrincipal, page: Annotated[PageQuery, Query()]) -> TenantPageOut:
         """Your own tenant; all of them, in the order of their ids, for admins of the operator's tenant."""
@@ -67,7 +65,7 @@ def tenants_router(control: Control) -> APIRouter:
             next_token=shown[-1].tenant_id if len(found) > page.limit else None,
         )
 
-    @router.post("", status_code=201, summary="Create a tenant", responses={201: {"headers": _ETAG}, 409: _CONFLICT})
+    @router.post("", status_code=201, summary="Create a tenant", responses={201: {"headers": _ETAG}, 409: CONFLICT})
     @requires(Permission.TENANTS_ADMINISTER)
     async def create_tenant(principal: CurrentPrincipal, new: NewTenantIn, response: Response) -> CreatedTenantOut:
         """
@@ -102,7 +100,7 @@ def tenants_router(control: Control) -> APIRouter:
     @router.patch(
         "/{tenant_id}",
         summary="Change a tenant",
-        responses={200: {"headers": _ETAG}, 409: _CONFLICT, 412: _OUTDATED},
+        responses={200: {"headers": _ETAG}, 409: CONFLICT, 412: OUTDATED},
     )
     @requires(Permission.TENANT_WRITE)
     async def patch_tenant(
@@ -111,7 +109,7 @@ def tenants_router(control: Control) -> APIRouter:
         principal: CurrentPrincipal,
         request: Request,
         response: Response,
-        if_match: IfMatch = None,
+        if_match: IfMatch = ANY_VERSION,
     ) -> TenantOut:
         """
         Set what is named and leave the rest. A suspended tenant reads nothing and still sends events, unless its ingest
@@ -137,10 +135,10 @@ def tenants_router(control: Control) -> APIRouter:
         response.headers["ETag"] = f'"{changed.after.version}"'
         return _out(changed.after)
 
-    @router.delete("/{tenant_id}", summary="Delete a tenant", responses={409: _CONFLICT, 412: _OUTDATED})
+    @router.delete("/{tenant_id}", summary="Delete a tenant", responses={409: CONFLICT, 412: OUTDATED})
     @requires(Permission.TENANT_WRITE)
     async def delete_tenant(
-        tenant_id: PathTenant, principal: CurrentPrincipal, request: Request, if_match: IfMatch = None
+        tenant_id: PathTenant, principal: CurrentPrincipal, request: Request, if_match: IfMatch = ANY_VERSION
     ) -> TenantOut:
         """Mark a suspended tenant as deleted, for good: nobody enters it any more, and its id is never used again."""
         tenant = await control.reachable(principal, tenant_id, route_of(request))
@@ -205,8 +203,8 @@ def _out(tenant: Tenant) -> TenantOut:
     return TenantOut(**tenant_fields(tenant))
 
 
-def _after(next_token: str | None) -> TenantId | None:
-    if next_token is None:
+def _after(next_token: str) -> TenantId | None:
+    if not next_token:
         return None
     try:
         return tenant_id(next_token)
@@ -214,5 +212,5 @@ def _after(next_token: str | None) -> TenantId | None:
         raise InvalidCursor("the next_token is not one of this list") from exc
 
 
-def _version(if_match: str | None) -> int | None:
-    return None if if_match is None or if_match == "*" else int(re.sub(r"\D", "", if_match))
+def _version(if_match: str) -> int | None:
+    return None if if_match == ANY_VERSION else int(if_match.strip('"'))
