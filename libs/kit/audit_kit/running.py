@@ -106,7 +106,7 @@ async def running(
     draining = asyncio.Event()
     own = health_part(parts, is_draining=draining.is_set)
     served = [*parts, docs_part(parts), *([] if health else [own])]
-    with _listening(address) as api_socket, _listening(health) if health else nullcontext() as health_socket:
+    with listening(address) as api_socket, listening(health) if health else nullcontext() as health_socket:
         async with opened(served, authenticator=authenticator, directory=directory, on_refused=on_refused) as gate:
             api = _Server(gate, api_socket)
             beside = []
@@ -236,8 +236,13 @@ async def _signals(draining: asyncio.Event, api: _Server) -> AsyncIterator[None]
 
 
 @contextmanager
-def _listening(address: Address) -> Iterator[socket.socket]:
-    """A listening socket, taken before anything is opened so that a port in use costs nothing."""
+def listening(address: Address) -> Iterator[socket.socket]:
+    """
+    A listening socket, taken before anything is opened so that a port in use costs nothing.
+
+    Raises:
+        AddressUnavailable: the port is in use, or not ours to take.
+    """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         listener = socket.create_server((address.host, address.port), family=family, backlog=2048)

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from audit_allinone.embedded_postgres import DATABASE
 from audit_allinone.failures import Failure
 from audit_allinone.private_files import write_private
 from audit_backends.schema.migrations import PARTS
@@ -91,6 +92,17 @@ class DataFolder:
         parts = urlsplit(database_url)
         server = hashlib.sha256(f"{parts.hostname}:{parts.port}?{parts.query}".encode()).hexdigest()[:12]
         return self.path / f"logins-{server}.json"
+
+    def login_url(self, part: str) -> str:
+        """
+        The URL of a part's login at the embedded database, while `auditlog up` runs it.
+
+        Raises:
+            FolderUnusable: the password is not here to be read.
+        """
+        password = quote(kept_logins(self.logins(None))[part], safe="")
+        socket = (self.postgres / "socket").resolve()
+        return f"postgresql://auditlog_{part}:{password}@/{DATABASE}?host={socket}"
 
 
 def kept_logins(file: Path) -> Mapping[str, str]:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import asyncpg
-import httpx
-
-from audit_allinone.embedded_postgres import EmbeddedPostgresError
-from audit_contracts.errors import AuditLogError
-
 
 class Failure(Exception):
     """The command ends here; the text is all that its user needs, and `status` what a script sees."""
@@ -18,12 +12,21 @@ class Failure(Exception):
 
 
 def explained(exc: BaseException) -> str | None:
-    """What a person should know of an error, on a line of its own; None where the error is a fault of ours."""
+    """What a person should know of an error, on lines of its own; None where the error is a fault of ours."""
+    # Only who fails waits for these imports.
+    import asyncpg
+    import httpx
+
+    from audit_allinone.embedded_postgres import EmbeddedPostgresError
+    from audit_contracts.errors import AuditLogError
+    from audit_kit.running import AddressUnavailable
+    from audit_kit.settings import SettingsError
+
     match exc:
         case BaseExceptionGroup():
-            texts = [explained(inner) for inner in exc.exceptions]
+            texts = dict.fromkeys(explained(inner) for inner in exc.exceptions)
             return None if None in texts else "\n".join(text for text in texts if text)
-        case Failure() | EmbeddedPostgresError():
+        case Failure() | EmbeddedPostgresError() | SettingsError() | AddressUnavailable():
             return str(exc)
         case AuditLogError():
             return exc.detail or type(exc).__name__

@@ -68,25 +68,34 @@ def write_profile(path: Path, profile: Profile) -> None:
     write_private(path, msgspec.json.format(msgspec.json.encode(profile), indent=2).decode() + "\n")
 
 
+def server_url(url: str | None) -> str:
+    """
+    The server that a client's verb speaks to.
+
+    Raises:
+        Failure: nothing says which.
+    """
+    path = profile_path()
+    found = url or os.environ.get("AUDITLOG_URL")
+    if not found and (kept := read_profile(path)):
+        found = kept.url
+    if not found:
+        raise Failure(f"no server is known: start `auditlog up`, or give --url or AUDITLOG_URL (there is no {path})")
+    return found.rstrip("/")
+
+
 def target(url: str | None, token: str | None) -> Target:
     """
-    Where a client's verb goes.
+    The server that a client's verb speaks to, and the credential for it.
 
     Raises:
         Failure: nothing says which server, or as whom.
     """
-    url = url or os.environ.get("AUDITLOG_URL")
-    token = token or os.environ.get("AUDITLOG_TOKEN")
-    path = profile_path()
-    kept = None if url and token else read_profile(path)
-    if kept is not None and url and url.rstrip("/") != kept.url:
-        # A credential goes to no other server than the one that it was written down for.
-        kept = None
-    found_url, found_token = url or (kept and kept.url), token or (kept and kept.token)
-    if not found_url or not found_token:
-        missing = "server" if not found_url else "token"
-        raise Failure(
-            f"no {missing} is known: start `auditlog up`, or give --url and --token, or set AUDITLOG_URL and "
-            f"AUDITLOG_TOKEN (there is no profile for it in {path})"
-        )
-    return Target(url=found_url.rstrip("/"), token=found_token)
+    where = server_url(url)
+    found = token or os.environ.get("AUDITLOG_TOKEN")
+    # A kept credential goes to no other server than the one that it was kept for.
+    if not found and (kept := read_profile(profile_path())) and kept.url == where:
+        found = kept.token
+    if not found:
+        raise Failure(f"no token for {where} is known: give --token or AUDITLOG_TOKEN")
+    return Target(url=where, token=found)

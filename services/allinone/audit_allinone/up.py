@@ -30,7 +30,7 @@ from audit_kit.auth.authenticator import opened_authenticator
 from audit_kit.auth.dev_issuer import DevIssuer
 from audit_kit.clock import SystemClock
 from audit_kit.part import Part, Worker
-from audit_kit.running import Address, running
+from audit_kit.running import Address, listening, running
 from audit_kit.settings import Settings
 
 PARTS: Final = tuple(LOGINS)
@@ -54,6 +54,7 @@ async def up(settings: Settings, *, address: Address, demo: bool | None) -> None
         demo: whether there is a demo tenant; None: where the database is the embedded one.
     """
     with _ended_by_signals():
+        _check_free(address)
         folder = DataFolder(settings.data_dir or default_folder())
         folder.make()
         clock = SystemClock()
@@ -61,6 +62,17 @@ async def up(settings: Settings, *, address: Address, demo: bool | None) -> None
             await _run(
                 settings, folder, database, address, database.server is not None if demo is None else demo, clock
             )
+
+
+def _check_free(address: Address) -> None:
+    """
+    Look whether the port is free before anything is started; `running`, which takes it, has the last word.
+
+    Raises:
+        AddressUnavailable: it isn't.
+    """
+    with listening(address):
+        pass
 
 
 @asynccontextmanager
