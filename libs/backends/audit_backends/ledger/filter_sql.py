@@ -102,14 +102,14 @@ def walk_sql(filter: Filter, sight: Sight, direction: Direction) -> WalkSql:
             f"SELECT {COLUMNS}, looked_at, matches FROM ("
             f"SELECT {COLUMNS}, row_number() OVER walk AS looked_at, lead(true) OVER walk IS NULL AS is_last, "
             f"({found.rest}) IS TRUE AS matches "
-            f"FROM ({_source(found)} ORDER BY position {order} LIMIT $6) AS looked "
+            f"FROM ({_source(found, order)} ORDER BY position {order} LIMIT $6) AS looked "
             f"WINDOW walk AS (ORDER BY position {order})) AS numbered "
             f"WHERE matches OR is_last ORDER BY position {order} LIMIT $5"
         )
     else:
         rest = f" WHERE {found.rest}" if found.rest else ""
         text = (
-            f"SELECT {COLUMNS} FROM ({_source(found)}) AS looked{rest} "
+            f"SELECT {COLUMNS} FROM ({_source(found, order)}) AS looked{rest} "
             f"ORDER BY position {order} LIMIT least($5::bigint, $6::bigint)"
         )
     return WalkSql(text, found.arguments, marked, bool(found.access), found.nothing)
@@ -124,21 +124,29 @@ def count_sql(filter: Filter, sight: Sight) -> WalkSql:
     found = conditions(filter, sight, offset=_RANGE_PARAMETERS + 1)
     matches = f"count(*) FILTER (WHERE {found.rest})" if found.rest else "count(*)"
     # The order keeps the scan on an index that holds this tenant alone.
-    text = f"SELECT {matches}, count(*) FROM ({_source(found)} ORDER BY position DESC LIMIT $5) AS looked"
+    text = f"SELECT {matches}, count(*) FROM ({_source(found, 'DESC')} ORDER BY position DESC LIMIT $5) AS looked"
     return WalkSql(text, found.arguments, False, bool(found.access), found.nothing)
 
 
 def row_sql(sight: Sight) -> WalkSql:
     """The statement that finds an id in one contiguous range: `$1`…`$4` its bounds, `$5` the id."""
     found = conditions(Filter(include_access=True), sight, offset=_RANGE_PARAMETERS + 1, by_index=False)
-    rest = f" AND {found.rest}" if found.rest else ""
-    text = f"SELECT {COLUMNS} FROM auditlog_query.entries WHERE id = $5 AND {_RANGE}{rest}"
+    # An order by id, of which an equal id would leave nothing, so that no other index is ever taken for a better one.
+    by_id = f"SELECT * FROM auditlog_query.entries WHERE id >= $5 AND id <= $5 AND {_RANGE} ORDER BY id LIMIT 1"
+    text = f"SELECT {COLUMNS} FROM ({by_id}) AS found" + (f" WHERE {found.rest}" if found.rest else "")
     return WalkSql(text, found.arguments, False, True, found.nothing)
 
 
-def _source(found: Conditions) -> str:
-    branches = [f"SELECT * FROM auditlog_query.entries WHERE {access} AND {_RANGE}" for access in found.access]
-    return " UNION ALL ".join(branches) or f"SELECT * FROM auditlog_query.entries WHERE {_RANGE}"
+def _source(found: Conditions, order: str) -> str:
+    if len(found.access) < 2:
+        access = "".join(f"{of} AND " for of in found.access)
+        return f"SELECT * FROM auditlog_query.entries WHERE {access}{_RANGE}"
+    # Each branch in order, and the union apart from order and limit: then branches are merged, and nothing is sorted.
+    branches = [
+        f"(SELECT * FROM auditlog_query.entries WHERE {access} AND {_RANGE} ORDER BY position {order})"
+        for access in found.access
+    ]
+    return f"SELECT * FROM ({' UNION ALL '.join(branches)}) AS branches"
 
 
 def _seen(sight: Sight) -> Iterator[tuple[str, frozenset[str]]]:

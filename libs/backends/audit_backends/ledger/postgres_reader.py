@@ -32,7 +32,7 @@ _MATCHES: Final = _ROW_COLUMNS + 1
 _ANYTHING: Final = Filter(include_access=True)
 
 # Sorting, bitmaps and reading whole partitions are for estimates that hold; on a day that has just begun none does.
-_BIND: Final = (
+BIND: Final = (
     "SELECT set_config('auditlog.tenant', $1, true), set_config('enable_seqscan', 'off', true), "
     "set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true)"
 )
@@ -153,7 +153,7 @@ class PostgresLedgerReader:
                 self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as connection,
                 connection.transaction(readonly=True),
             ):
-                await connection.fetch(_BIND, tenant)
+                await connection.fetch(BIND, tenant)
                 yield connection
         except _FAILURES as exc:
             raise LedgerUnavailable("the ledger can't be read now") from exc
