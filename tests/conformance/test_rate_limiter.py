@@ -7,6 +7,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import RateLimitItemPerSecond
+from limits.aio.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
 
 from audit_backends.rate_limiter import memory
 from audit_backends.rate_limiter.memory import MemoryRateLimiter
@@ -109,6 +111,20 @@ async def test_no_second_ever_sees_more_than_two_bursts_and_the_rate(
         within = sum(events for at, events in taken if start <= at < start + 1)
         assert within <= 2 * burst + per_s
     assert all(events <= burst for _, events in taken)
+
+
+async def test_its_storage_is_one_that_the_library_can_use_with_any_strategy(clock: ManualClock) -> None:
+    limiter = MemoryRateLimiter(clock=clock)
+    storage, window = limiter._storage, RateLimitItemPerSecond(3, 10)
+    fixed, sliding = FixedWindowRateLimiter(storage), SlidingWindowCounterRateLimiter(storage)
+    for strategy in (fixed, sliding):
+        assert [await strategy.hit(window, "ann") for _ in range(4)] == [True, True, True, False]
+        await strategy.clear(window, "ann")
+        assert await strategy.hit(window, "ann")
+    clock.advance(20)
+    assert await fixed.hit(window, "ann", cost=3)
+    assert await storage.get_expiry(window.key_for("ann")) == clock.monotonic_s() + 10
+    assert await storage.check()
 
 
 async def test_what_is_counted_is_bounded_in_memory(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:

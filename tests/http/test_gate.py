@@ -10,19 +10,22 @@ import httpx
 import pytest
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Message
 
 from audit_contracts.errors import AuditLogError, InvalidEntry, QueueFull, SealBroken, TenantMismatch, Violation
 from audit_contracts.ports.tenant_directory import IngestMode, TenantStatus
 from audit_contracts.principal import Permission, Role, TenantId
 from audit_kit.gate import JSON_BODY_BYTES_MAX, CurrentPrincipal, CurrentTenant, Gate, principal_of, route_of, tenant_of
+from audit_kit.metrics import REGISTRY
 from audit_kit.part import Part, RawRoute
 from audit_kit.policies import PUBLIC, Access, UndeclaredPolicy, public, requires
 from audit_kit.routing import DuplicateRoute, NestedRouter
 from tests.kit_world import ACME, GLOBEX, Directory, World, tenant, world
 
 WRITE, READ = Access(permission=Permission.LOGS_WRITE), Access(permission=Permission.LOGS_READ)
+AUDITORS = Access(permission=Permission.LOGS_READ, roles=frozenset({Role.ADMIN, Role.AUDITOR}))
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
@@ -75,6 +78,7 @@ def parts(fault: Fault) -> list[Part]:
 
     ingest = raw("POST", "/api/v1/logs", echo, WRITE, consumes=("application/json",))
     query = [raw("GET", "/api/v1/logs", echo), raw("GET", "/api/v1/logs/{id}", echo), raw("GET", "/fault", fails)]
+    query.append(raw("GET", "/auditors", echo, AUDITORS))
     return [
         Part(name="ingest", routes=[ingest]),
         Part(name="query", routes=[*query, raw("GET", "/half", breaks_off)]),
@@ -357,6 +361,40 @@ async def test_not_done_says_when_to_come_back(fault: Fault, client: httpx.Async
     fault.error = QueueFull("full", retry_after_s=2.3)
     answer = await client.get("/fault")
     assert (answer.status_code, slug(answer), answer.headers["retry-after"]) == (503, "queue-full", "3")
+
+
+async def test_an_error_out_of_a_task_group_is_the_error_that_it_was(fault: Fault, client: httpx.AsyncClient) -> None:
+    fault.error = ExceptionGroup("tasks", [ExceptionGroup("inner", [QueueFull("full")])])
+    assert slug(await client.get("/fault")) == "queue-full"
+    fault.error = ExceptionGroup("tasks", [QueueFull("full"), RuntimeError("and that")])
+    assert slug(await client.get("/fault")) == "internal-error"
+
+
+async def test_a_client_that_left_is_counted_and_gets_no_answer(fault: Fault, open_world: World) -> None:
+    fault.error = ClientDisconnect()
+    headers = [(b"authorization", f"Bearer {open_world.token()}".encode())]
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/fault", "headers": headers}
+    await open_world.app(scope, receive, send)
+    assert sent == []
+    labels = {"part": "query", "route": "GET /fault", "status": "gone"}
+    assert REGISTRY.get_sample_value("auditlog_http_requests_total", labels) == 1
+
+
+async def test_a_route_may_be_for_some_roles_alone(open_world: World) -> None:
+    for role, status in ((Role.ADMIN, 200), (Role.AUDITOR, 200), (Role.USER, 403)):
+        async with open_world.client(open_world.token(role)) as client:
+            answer = await client.get("/auditors")
+        assert answer.status_code == status
+        if status == 403:
+            assert answer.json()["detail"] == "this needs one of the roles admin, auditor"
 
 
 async def test_a_capped_list_of_violations_says_how_many_there_are(fault: Fault, client: httpx.AsyncClient) -> None:

@@ -146,6 +146,13 @@ class Gate:
         )
 
 
+def _alone(exc: Exception) -> Exception:
+    """The error inside of a task group that failed for one reason; any other error as it is."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
+
+
 class _Headers:
     """The request's headers that the gate looks at, found in one pass."""
 
@@ -238,10 +245,11 @@ class _Exchange:
             await endpoint.app(scope, receive, self._sending)
         except ClientDisconnect:
             log.debug("client_gone", route=endpoint.label)
-        except Exception as exc:
+        except Exception as raised:
             if self._status:
                 # Half an answer is out. Raising makes the server cut the connection, so that nobody takes it for whole.
                 raise
+            exc = _alone(raised)
             problem = problem_of(exc)
             if problem.kind.status == 500:
                 log.error("request_failed", route=endpoint.label, exc_info=exc)
