@@ -216,22 +216,27 @@ class PostgresEventQueue:
                 await self._pool.execute("SELECT pg_notify($1, '')", _CHANNEL)
 
     async def _listen(self) -> None:
-        if self._listener is not None and not self._listener.is_closed():
+        if self._listener is not None:
             return
         async with self._listening:
-            if self._listener is None or self._listener.is_closed():
-                await self._stop_listening()
-                listener = self._listener = await self._pool.acquire()
+            if self._listener is None:
+                listener = await self._pool.acquire()
+                listener.add_termination_listener(self._on_lost_listener)
                 await listener.add_listener(_CHANNEL, self._on_notify)
+                self._listener = listener
 
     async def _stop_listening(self) -> None:
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
         with suppress(*_NOT_REACHED, asyncpg.PostgresError):
-            if not listener.is_closed():
-                await listener.remove_listener(_CHANNEL, self._on_notify)
+            listener.remove_termination_listener(self._on_lost_listener)
+            await listener.remove_listener(_CHANNEL, self._on_notify)
             await self._pool.release(listener)
+
+    def _on_lost_listener(self, *_: object) -> None:
+        # The pool has taken the connection back; the next look asks for another.
+        self._listener = None
 
     def _on_notify(self, *_: object) -> None:
         wake, self._wake = self._wake, asyncio.Event()
