@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 
-from audit_contracts.principal import Permission, Role
+from audit_contracts.ports.tenant_directory import IngestMode, TenantLimits
+from audit_contracts.principal import Permission, Role, TenantId
+from audit_kit.docs import openapi_document
 from tests.admin_world import AdminWorld, admin_world, changes
 from tests.ingest_world import Fault
 from tests.services import Database
@@ -208,6 +212,37 @@ async def test_a_patch_sets_what_it_names_and_records_before_and_after(world: Ad
         "version": 1,
     }
     assert changes(event).after == {"masking": masking, "retention_days": 30, "version": 2}
+
+
+async def test_the_operator_sets_limits_and_blocks_ingest(world: AdminWorld) -> None:
+    body = {"limits": {"events_per_s": 10}, "ingest": "blocked"}
+    answer = await world.call("PATCH", "/tenants/acme", body, token=world.operator_key)
+    assert answer.status_code == 200
+    assert answer.json()["limits"] == {"events_per_s": 10, "burst_events": 50_000}
+    assert (await world.registry.tenant(TenantId("acme"))).limits == TenantLimits(events_per_s=10)
+    assert (await world.registry.tenant(TenantId("acme"))).ingest is IngestMode.BLOCKED
+
+
+@pytest.mark.parametrize("tenant", ["nobody", "NO-SUCH%20id", "a" * 64, "%00", "..%2Facme"])
+async def test_what_is_no_tenant_is_not_found_for_the_operator_either(unchanged: AdminWorld, tenant: str) -> None:
+    for method, body in (("GET", None), ("PATCH", {"name": "x"}), ("DELETE", None)):
+        answer = await unchanged.call(method, f"/tenants/{tenant}", body, token=unchanged.operator_key)
+        assert answer.status_code == 404
+
+
+async def test_admin_is_ready_while_it_reaches_the_tenants(unchanged: AdminWorld) -> None:
+    [check] = unchanged.part.ready_checks
+    await check.check()
+
+
+def test_the_contract_of_admin_is_valid_and_a_patch_has_no_defaults(unchanged: AdminWorld) -> None:
+    document = json.loads(json.dumps(openapi_document([unchanged.part])))
+    openapi_spec_validator.validate(document)
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == 10
+    assert all(operation["summary"] for operation in operations)
+    patch = document["components"]["schemas"]["TenantPatchIn"]
+    assert not [field for field in patch["properties"].values() if "default" in field]
 
 
 async def test_what_the_operator_changes_is_recorded_in_both_logs(world: AdminWorld) -> None:
