@@ -40,8 +40,8 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[])
 """
 
 # Tenants by a loose index scan; of each its oldest visible messages; then everyone's first before anyone's second, and
-# of more tenants than fit those behind the last one served ($3). Four times as many as are wanted, since other receivers
-# look at the same ones at this moment.
+# of more tenants than fit those behind the last one served ($3). Four times as many as are wanted, since other
+# receivers look at the same ones at this moment.
 _RECEIVE: Final = """
 WITH RECURSIVE turn AS (
     (SELECT tenant FROM auditlog_queue.messages ORDER BY tenant LIMIT 1)
