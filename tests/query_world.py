@@ -34,6 +34,7 @@ from audit_kit.batcher import Batcher
 from audit_kit.clock import SystemClock
 from audit_kit.gate import Gate
 from audit_kit.keyring import Keyring
+from audit_kit.part import Part
 from audit_kit.running import opened
 from audit_query.part import query
 from tests.services import Database
@@ -44,6 +45,7 @@ class QueryWorld:
     """What a test holds: clients of query, and the other end of the ledger."""
 
     app: Gate
+    part: Part
     reader: LedgerReader
     ledger: PostgresLedger
     registry: PostgresTenantRegistry
@@ -159,6 +161,7 @@ async def open_query(database: Database, *, clock: Clock | None = None) -> Async
         )
         yield QueryWorld(
             app=app,
+            part=part,
             reader=reader,
             ledger=PostgresLedger(pools["projector"]),
             registry=PostgresTenantRegistry(pools["admin"], key_store=store),

@@ -66,10 +66,11 @@ class RowOpener:
             SealBroken: a record does not open under its key.
             LedgerUnavailable, DirectoryUnavailable, KeyUnavailable: a key can't be had now.
         """
-        keys = await self._keys(tenant, {key_id_of(row.sealed) for row in rows})
+        key_ids = [key_id_of(row.sealed) for row in rows]
+        keys = await self._keys(tenant, set(key_ids))
         entries = []
-        for number, row in enumerate(rows, start=1):
-            key = keys[key_id_of(row.sealed)]
+        for number, (row, key_id) in enumerate(zip(rows, key_ids, strict=True), start=1):
+            key = keys[key_id]
             opened = None if key is None else self._sealer.open(log_id, row.id, row.sealed, key)
             entries.append(_entry(tenant, row, opened))
             if number % _ROWS_A_TURN == 0:
