@@ -42,7 +42,7 @@ async def show(settings: Settings, tenant: TenantId, *, replayed: bool) -> None:
                 Console().print(_table(rows))
             else:
                 for row in rows:
-                    say(orjson.dumps(row).decode())
+                    say(orjson.dumps(row, default=str).decode())
 
 
 async def replay(settings: Settings, tenant: TenantId, ids: Sequence[int]) -> int:
