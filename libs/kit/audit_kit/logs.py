@@ -60,6 +60,8 @@ def configure_logs(*, level: LogLevel, format: LogFormat, stream: TextIO | None 
     # Both name URLs, with what their queries hold, at the level of information.
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(max(root.level, logging.WARNING))
+    # While a database is away each pool would tell a stack every second; who needs the connection says that it is away.
+    logging.getLogger("asyncpg.pool").setLevel(max(root.level, logging.ERROR))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

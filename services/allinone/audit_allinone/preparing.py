@@ -46,6 +46,19 @@ async def mark_development(owner_url: str) -> None:
     )
 
 
+async def take_back_deliveries(owner_url: str) -> None:
+    """
+    Make everything in the queue visible at once.
+
+    Only for a server that was just started: nobody is left who could have a message in hand, and what a killed process
+    had need not wait until its time runs out.
+    """
+    await _value(
+        owner_url,
+        "UPDATE auditlog_queue.messages SET visible_at = auditlog.now(), receipt = NULL WHERE receipt IS NOT NULL",
+    )
+
+
 async def missing_logins(owner_url: str) -> frozenset[str]:
     """The parts whose logins the server doesn't have yet."""
     found = await _value(owner_url, "SELECT array_agg(rolname::text) FROM pg_roles WHERE rolname LIKE 'auditlog\\_%'")

@@ -87,6 +87,8 @@ async def _database(settings: Settings, folder: DataFolder) -> AsyncIterator[Dat
             owner_url = settings.database_url.get_secret_value()
         with step("bringing the database to this version's schema"):
             urls = await _migrated(settings, folder, owner_url, is_own=server is not None)
+            if server is not None:
+                await preparing.take_back_deliveries(owner_url)
         yield Database(owner_url=owner_url, urls=urls, server=server)
 
 
