@@ -194,14 +194,17 @@ class AccessRecorder:
     def _events(self, masker: Masker, submitted_by: str, entries: Sequence[EntryIn]) -> Iterator[Event]:
         now_us = self._clock.now_us()
         trace = current_trace()
-        maker = EventMaker(
-            masker=masker,
-            submitted_by=submitted_by,
-            received_at_us=now_us,
-            trace_id=None if trace is None else trace.trace_id,
-        )
+        maker = EventMaker(masker=masker, submitted_by=submitted_by)
         for entry in entries:
-            yield maker.make(entry, event_id=uuid7(now_us), timestamp_us=now_us, flags=[]).event
+            made = maker.make(
+                entry,
+                event_id=uuid7(now_us),
+                timestamp_us=now_us,
+                received_at_us=now_us,
+                flags=[],
+                trace_id=None if trace is None else trace.trace_id,
+            )
+            yield made.event
 
     def _task(self, recording: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(recording)

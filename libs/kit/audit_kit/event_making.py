@@ -73,16 +73,13 @@ class MadeEvent(msgspec.Struct, frozen=True):
 
 
 class EventMaker:
-    """Makes events of the entries of one request: of one tenant and principal, received at one moment."""
+    """Makes events of the entries that one principal of one tenant submits."""
 
-    def __init__(self, *, masker: Masker, submitted_by: str, received_at_us: int, trace_id: str | None) -> None:
-        """`trace_id` is given to entries that have none."""
+    def __init__(self, *, masker: Masker, submitted_by: str) -> None:
         self._masker = masker
         fields, paths = masker.mask_fields({"submitted_by": submitted_by})
         self._submitted_by: str = fields["submitted_by"]
         self._masked_by_principal = paths
-        self._received_at_us = received_at_us
-        self._trace_id = trace_id
 
     def make(
         self,
@@ -90,17 +87,20 @@ class EventMaker:
         *,
         event_id: UUID,
         timestamp_us: int,
+        received_at_us: int,
         flags: list[str],
+        trace_id: str | None = None,
         fingerprint: bytes | None = None,
     ) -> MadeEvent:
         """
-        The event of an entry whose bounds were checked.
+        The event of an entry whose bounds were checked; `trace_id` is for an entry that has none.
 
         Raises:
             InvalidEntry: a field that is kept in clear holds what would have to be masked.
         """
         entry, masked = self._masker.mask(entry)
-        masked = masked + self._masked_by_principal
+        if self._masked_by_principal:
+            masked = masked + self._masked_by_principal
         changes = content = None
         if entry.before is not None or entry.after is not None:
             changes = _encode(Changes(before=entry.before, after=entry.after))
@@ -114,7 +114,7 @@ class EventMaker:
             resource_type=entry.resource_type,
             resource_id=entry.resource_id,
             timestamp_us=timestamp_us,
-            received_at_us=self._received_at_us,
+            received_at_us=received_at_us,
             user_id=entry.user_id,
             submitted_by=self._submitted_by,
             source=entry.source,
@@ -124,7 +124,7 @@ class EventMaker:
             user_agent=entry.user_agent,
             request_id=entry.request_id,
             correlation_id=entry.correlation_id,
-            trace_id=entry.trace_id or self._trace_id,
+            trace_id=entry.trace_id or trace_id,
             producer_id=entry.producer_id,
             producer_seq=entry.producer_seq,
             flags=flags,

@@ -41,7 +41,7 @@ _ADDRESSES_CACHED: Final = 8_192
 
 
 class EntryReader:
-    """Reads the entries of one request: of one principal, received at one moment."""
+    """Reads the entries of one request: of one principal, received at one moment. `trace_id` is for those without."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class EntryReader:
         maker: EventMaker,
         ids: EventIds,
         received_at_us: int,
+        trace_id: str | None,
         entry_bytes_max: int,
         depth_max: int,
     ) -> None:
@@ -58,6 +59,7 @@ class EntryReader:
         self._maker = maker
         self._ids = ids
         self._received_at_us = received_at_us
+        self._trace_id = trace_id
         self._entry_bytes_max = entry_bytes_max
         self._depth_max = depth_max
 
@@ -106,7 +108,13 @@ class EntryReader:
             raise InvalidEntry(found)
         event_id, fingerprint = self._ids.of(document, entry, ordinal)
         return self._maker.make(
-            entry, event_id=event_id, timestamp_us=timestamp_us, flags=flags, fingerprint=fingerprint
+            entry,
+            event_id=event_id,
+            timestamp_us=timestamp_us,
+            received_at_us=self._received_at_us,
+            flags=flags,
+            trace_id=self._trace_id,
+            fingerprint=fingerprint,
         )
 
     def _checked(self, entry: EntryIn) -> tuple[int, list[str], list[Violation]]:
