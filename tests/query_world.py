@@ -62,6 +62,8 @@ class QueryWorld:
 
     async def append(self, tenant: TenantId, *events: Event) -> None:
         """Record events, each sealed under its owner's key."""
+        if not events:
+            return
         log_id = await self.ledger.log_id(tenant)
         prepared = [
             PreparedEvent(event, self.sealer.seal(log_id, event, await self._owner_key(tenant, event.owner)))

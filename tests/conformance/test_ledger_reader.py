@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from audit_contracts.errors import LedgerUnavailable, NotFound
@@ -271,7 +271,12 @@ async def test_a_value_is_only_ever_a_value(opened: OpenReader) -> None:
         await found(Filter(prefix={"1=1 OR tenant": ("x",)}))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Shrinking a failure on a real database takes minutes, and the example that failed is small as it is.
+@settings(
+    max_examples=25,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data(), days=st.lists(st.lists(events(), min_size=1, max_size=6), min_size=1, max_size=7))
 async def test_every_question_is_answered_as_by_looking_at_every_event(
     opened: OpenReader, data: st.DataObject, days: list[list[Event]]
