@@ -318,6 +318,9 @@ async def test_a_ledger_that_is_gone_is_unavailable(opened: OpenReader) -> None:
         )
         with pytest.raises(LedgerUnavailable):
             await opened.reader.head(acme)
+        with pytest.raises(LedgerUnavailable):
+            await opened.reader.check()
     finally:
         await opened.filled.owner.execute(f"ALTER DATABASE {database} CONNECTION LIMIT -1")
+    await opened.reader.check()
     assert (await opened.reader.head(acme)).next_position == 1
