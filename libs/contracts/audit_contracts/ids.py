@@ -12,20 +12,26 @@ from uuid import UUID
 NAMESPACE_REPLAY: Final = UUID("6f1f7a3e-6a53-5c0e-9a4b-0d5f1f3f9b11")
 NAMESPACE_KEYED: Final = UUID("b0c6a2fb-54b7-5f7a-8c1e-3d7c0e0d5a52")
 
+_RAND_B: Final = 0x3FFF_FFFF_FFFF_FFFF
+
 
 def uuid7(us: int) -> UUID:
     """A UUIDv7 (RFC 9562) of the millisecond of `us`, its sub-milliseconds in rand_a so that ids of a burst sort."""
-    return next(uuid7s(us, at_once=1))
+    return UUID(int=_uuid7_head(us) | int.from_bytes(os.urandom(8)) & _RAND_B)
 
 
-def uuid7s(us: int, *, at_once: int = 64) -> Iterator[UUID]:
-    """Any number of them, all of the same time. Asks the system for the randomness of `at_once` at a time."""
-    ms, sub_us = divmod(us, 1_000)
-    head = (ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (sub_us * 4096 // 1_000) << 64 | 0b10 << 62
-    words = struct.Struct(f">{at_once}Q")
+def uuid7s(us: int) -> Iterator[UUID]:
+    """Any number of them, all of one time. Asks the system for randomness once, and then once for each 64."""
+    head, at_once = _uuid7_head(us), 1
     while True:
-        for word in words.unpack(os.urandom(words.size)):
-            yield UUID(int=head | word & 0x3FFF_FFFF_FFFF_FFFF)
+        for word in struct.unpack(f">{at_once}Q", os.urandom(8 * at_once)):
+            yield UUID(int=head | word & _RAND_B)
+        at_once = 64
+
+
+def _uuid7_head(us: int) -> int:
+    ms, sub_us = divmod(us, 1_000)
+    return (ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (sub_us * 4096 // 1_000) << 64 | 0b10 << 62
 
 
 def uuid7_us(identifier: UUID) -> int | None:

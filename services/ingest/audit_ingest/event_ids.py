@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
@@ -42,7 +43,10 @@ class EventIds:
         self._digest_key = digest_key
         self._request_key = request_key
         self._new = uuid7s(received_at_us)
-        self._signature = _prefixed(principal.issuer) + _prefixed(principal.subject)
+
+    @cached_property
+    def _principal_prefixed(self) -> bytes:
+        return _prefixed(self._principal.issuer) + _prefixed(self._principal.subject)
 
     def of(self, sent: Mapping[str, Any], entry: EntryIn, ordinal: int) -> tuple[UUID, bytes | None]:
         """
@@ -84,7 +88,7 @@ class EventIds:
         if entry.id is not None:
             fields["id"] = entry.id.hex
         digest = self._digest_key.mac(_DIGEST_TAG + orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
-        return sha256(self._signature + digest).digest()[:FINGERPRINT_BYTES]
+        return sha256(self._principal_prefixed + digest).digest()[:FINGERPRINT_BYTES]
 
 
 def _prefixed(text: str) -> bytes:
