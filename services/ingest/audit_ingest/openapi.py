@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
 from audit_contracts.entry_schema import EntryModel
-from audit_contracts.event import Entry
 from audit_ingest.routes import ERRORS_MAX, IDEMPOTENCY_KEY_CHARS_MAX, JSON, NDJSON, ON_ERROR, SKIP, Bounds
+from audit_kit.entry_openapi import ENTRY
 from audit_kit.part import Json
 
 _REF: Final = "#/components/schemas/"
@@ -69,8 +67,7 @@ def schemas() -> dict[str, Json]:
     """The components that the operations refer to."""
     entry_in = EntryModel.model_json_schema(ref_template=_REF + "{model}")
     parts: dict[str, Json] = {**entry_in.pop("$defs"), "EntryIn": entry_in}
-    _, parts_of_entry = msgspec.json.schema_components([Entry], ref_template=_REF + "{name}")
-    parts |= parts_of_entry
+    parts["Entry"] = ENTRY
     parts["AcceptedEntry"] = {
         "description": "The entry as kept, masked, with a receipt. Position and recorded_at come with the ledger.",
         "allOf": [
