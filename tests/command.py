@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
+
+from audit_allinone.data_folder import DataFolder
 
 AUDITLOG = Path(sys.executable).with_name("auditlog")
 LAST_LINE = "Ctrl-C ends it"
@@ -104,6 +107,16 @@ class Up(Running):
         kept = json.loads((self.data / profile).read_text())
         headers = {"Authorization": f"Bearer {kept['token']}"}
         return httpx.AsyncClient(base_url=f"{kept['url']}/api/v1", headers=headers, timeout=30)
+
+    async def drained(self) -> None:
+        """Return once the queue is empty, so that what was repeated was seen to be repeated."""
+        connection = await asyncpg.connect(DataFolder(self.data).login_url("projector"))
+        try:
+            async with asyncio.timeout(60):
+                while await connection.fetchval("SELECT count(*) FROM auditlog_queue.messages"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        finally:
+            await connection.close()
 
     async def auditlog(self, *arguments: str | Path) -> Ended:
         """Run a verb of the client with this server's profile."""

@@ -68,17 +68,6 @@ async def settled(started: Up, expected: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def drained(data: Path) -> None:
-    """Return once the queue is empty, so that what is repeated was seen to be repeated."""
-    connection = await asyncpg.connect(DataFolder(data).login_url("projector"))
-    try:
-        async with asyncio.timeout(60):
-            while await connection.fetchval("SELECT count(*) FROM auditlog_queue.messages"):  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.05)
-    finally:
-        await connection.close()
-
-
 @asynccontextmanager
 async def rows_and_keys(data: Path) -> AsyncIterator[tuple[asyncpg.Connection[Any], Keyring]]:
     """The database of a stopped `auditlog up`, for its owner, and the projector's keys."""
@@ -136,7 +125,7 @@ async def test_killed_in_the_middle_and_imported_again_every_record_is_there_exa
 
         again = await started.auditlog(*command)
         assert (again.status, again.err) == (0, "")
-        await drained(started.data)
+        await started.drained()
         assert await imported(started) == 2_000
 
         found = await started.auditlog("search", "--source", "aws.cloudtrail", "--limit", "5000")
@@ -180,5 +169,5 @@ async def test_an_import_outlives_a_server_that_is_killed_and_comes_back(folder:
                 assert importing.process.stdout is not None
                 assert (await importing.process.stdout.read()).startswith(b"2,000 entries accepted")
                 assert await importing.ended() == 0
-                await drained(back.data)
+                await back.drained()
                 assert await imported(back) == 2_000
