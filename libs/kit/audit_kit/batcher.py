@@ -130,7 +130,7 @@ class Batcher:
             raise QueueFull("too much is on its way into the queue", retry_after_s=1.0)
         self._held_by_tenant[post.tenant] = held_by_tenant + post.bytes
         self._held_bytes += post.bytes
-        INGEST_IN_FLIGHT_BYTES.set(self._held_bytes)
+        INGEST_IN_FLIGHT_BYTES.inc(post.bytes)
 
     def _release(self, posts: Sequence[Post]) -> None:
         for post in posts:
@@ -138,7 +138,7 @@ class Batcher:
             self._held_by_tenant[post.tenant] -= post.bytes
             if not self._held_by_tenant[post.tenant]:
                 del self._held_by_tenant[post.tenant]
-        INGEST_IN_FLIGHT_BYTES.set(self._held_bytes)
+            INGEST_IN_FLIGHT_BYTES.dec(post.bytes)
 
     def _schedule(self) -> None:
         """See to it that those who wait depart."""
