@@ -198,3 +198,17 @@ async def test_a_database_that_dies_ends_it_with_a_clear_line(folder: Path) -> N
         assert "Traceback" not in started.erred()
     async with up(folder, "--no-demo") as started:
         assert await listed(started) == []
+
+
+async def test_a_first_start_that_is_killed_at_any_step_is_taken_up_by_the_next(folder: Path) -> None:
+    for made in ("postgres/data", "logins.json", "root-key", "operator.json", "dev-issuer.pem"):
+        async with serving("up", "--port", "0", "--data-dir", str(folder / "data"), cwd=folder, name="up") as started:
+            while not (folder / "data" / made).exists():
+                assert started.process.returncode is None, started.erred()
+                await asyncio.sleep(0.002)
+            started.stop(signal.SIGKILL)
+            await started.ended()
+    async with up(folder) as started:
+        assert len(await listed(started, source=demo.SOURCE)) > 200
+        async with started.client("operator.json") as client:
+            assert (await client.get("/tenants")).status_code == 200

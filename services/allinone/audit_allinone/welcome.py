@@ -84,7 +84,7 @@ class Welcome:
         if self._folder.profile != DataFolder(default_folder()).profile:
             auditlog = f"AUDITLOG_PROFILE={shlex.quote(_shown(self._folder.profile))} {auditlog}"
         is_demo = guest.tenant == DEMO_TENANT
-        search = "--action LOGIN --outcome failure" if is_demo else ""
+        search = "search --action LOGIN --outcome failure" if is_demo else "search"
         send = "--action EXPORT --resource-type report --resource-id q3"
         lines = [
             "auditlog is ready.",
@@ -98,15 +98,13 @@ class Welcome:
             "",
             "Try in another terminal, in this folder:",
             "",
-            f"  {auditlog} search {search} --limit 10",
+            f"  {auditlog} {search} --limit 10",
             f'  {auditlog} send {send} --metadata \'{{"password": "hunter2"}}\'',
             f"  curl -s -H \"Authorization: Bearer $({auditlog} token)\" '{url}/api/v1/logs?limit=1'",
             "",
         ]
         if self._is_development:
-            lines += [
-                f"Development mode: who can reach {url} can be anybody (POST /api/v1/mock-login).",
-            ]
+            lines.append(f"Development mode: who can reach {url} can be anybody (POST /api/v1/mock-login).")
         return "\n".join([*lines, "Ctrl-C ends it; the next start goes on from here."])
 
 

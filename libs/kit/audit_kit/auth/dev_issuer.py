@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,24 +43,13 @@ class DevIssuer:
             ValueError: the file isn't an Ed25519 key.
         """
         path = folder / FILE_NAME
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        except FileExistsError:
-            if path.stat().st_mode & 0o077:
-                raise PermissionError(f"{path} must be readable by its owner alone: chmod 600 {path}") from None
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-            if not isinstance(key, Ed25519PrivateKey):
-                raise ValueError(f"{path} isn't an Ed25519 key") from None
-            return cls(key)
-        key = Ed25519PrivateKey.generate()
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(
-                key.private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                )
-            )
-            file.flush()
-            os.fsync(file.fileno())
+        if not path.exists():
+            _write_new(path)
+        if path.stat().st_mode & 0o077:
+            raise PermissionError(f"{path} must be readable by its owner alone: chmod 600 {path}")
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError(f"{path} isn't an Ed25519 key")
         return cls(key)
 
     def trusted(self, clock: Clock) -> tuple[Issuer, Jwks]:
@@ -95,3 +86,20 @@ class DevIssuer:
         if scope is not None:
             claims["scope"] = " ".join(sorted(permission.value for permission in scope))
         return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": KID, "typ": "at+jwt"})
+
+
+def _write_new(path: Path) -> None:
+    """Make a key: whole or not at all, and in place of none that is there already."""
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(unfinished)
+    finally:
+        unfinished.unlink(missing_ok=True)
