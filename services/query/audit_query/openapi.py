@@ -81,7 +81,7 @@ def _many(name: str, field: str, description: str) -> Json:
 
 
 LIST: Final[Json] = {
-    "operationId": "listLogs",
+    "operationId": "list_logs",
     "summary": "List entries",
     "description": (
         "Entries in the order of their positions, newest first. Conditions on different fields hold together; a field's"
@@ -127,7 +127,7 @@ LIST: Final[Json] = {
 }
 
 POINT: Final[Json] = {
-    "operationId": "getLog",
+    "operationId": "get_log",
     "summary": "One entry",
     "parameters": [
         {
