@@ -197,6 +197,13 @@ async def test_recorded_at_never_goes_back_under_a_clock_that_jumps(ledger: Open
     assert recorded == [midnight - timedelta(hours=14), midnight - timedelta(hours=14), midnight, midnight]
 
 
+async def test_a_clock_that_jumps_far_back_finds_its_days_too(ledger: OpenLedger) -> None:
+    for name, at in (("acme", "2026-03-01 10:00Z"), ("globex", "2025-11-05 10:00Z"), ("initech", "2026-03-02 10:00Z")):
+        tenant, log_id = await ledger.new_tenant(name)
+        await ledger.stop_clock(at)
+        assert (await ledger.ledger.append([a_batch(tenant, log_id, an_event())])).appended == 1
+
+
 async def test_a_head_far_ahead_of_the_clock_stands_still_and_stops_no_other(ledger: OpenLedger) -> None:
     acme, acme_log = await ledger.new_tenant("acme")
     globex, globex_log = await ledger.new_tenant("globex")

@@ -56,6 +56,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "max_connections": "100",
     # Page images after a checkpoint are most of the log of a small database, and index pages shrink to a third.
     "wal_compression": "pglz",
+    # A generic plan locks each day's partition and its nine indexes, for every connection that runs one.
+    "max_locks_per_transaction": "256",
     # Few checkpoints under load, as each brings page images anew; 2 GB replay in well under a minute after a crash.
     "max_wal_size": "2GB",
     "min_wal_size": "256MB",

@@ -221,8 +221,12 @@ class PostgresEventQueue:
         async with self._listening:
             if self._listener is None:
                 listener = await self._pool.acquire()
-                listener.add_termination_listener(self._on_lost_listener)
-                await listener.add_listener(_CHANNEL, self._on_notify)
+                try:
+                    listener.add_termination_listener(self._on_lost_listener)
+                    await listener.add_listener(_CHANNEL, self._on_notify)
+                except BaseException:
+                    await self._pool.release(listener)
+                    raise
                 self._listener = listener
 
     async def _stop_listening(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -110,7 +110,7 @@ class PostgresLedger:
 
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
-        self._attached_until = date.min
+        self._attached: set[date] = set()
         self._encoder = copy_rows.RowEncoder()
 
     async def log_id(self, tenant: TenantId) -> bytes:
@@ -259,7 +259,7 @@ class PostgresLedger:
             for row in await connection.fetch(_LOCK_HEADS, list({batch.tenant for batch in batches}))
         }
         for head in heads.values():
-            if not head.is_ahead and head.recorded_at.date() >= self._attached_until:
+            if not head.is_ahead and head.recorded_at.date() not in self._attached:
                 raise _DayMissing(head.recorded_at.date())
         busy = [i for i, batch in enumerate(batches) if batch.tenant not in heads]
         ahead = [i for i, batch in enumerate(batches) if batch.tenant in heads and heads[batch.tenant].is_ahead]
@@ -334,9 +334,8 @@ class PostgresLedger:
         return AppendResult(done, busy, stale, ahead, appended, repeats)
 
     async def _attach(self, day: date) -> None:
-        self._attached_until = max(
-            self._attached_until, await self._read("fetchval", "SELECT auditlog.attach_days($1, $2)", day, DAYS_AHEAD)
-        )
+        missing: date = await self._read("fetchval", "SELECT auditlog.attach_days($1, $2)", day, DAYS_AHEAD)
+        self._attached = {day + timedelta(days=i) for i in range((missing - day).days)}
 
     async def _read(self, method: str, statement: str, *arguments: object) -> Any:
         try:
