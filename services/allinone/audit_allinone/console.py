@@ -29,4 +29,7 @@ def command() -> str:
         return called.name
     folder = Path.cwd()
     path = called.absolute()
-    return shlex.quote(os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path))
+    if path.is_relative_to(folder):
+        near = os.path.relpath(path, folder)
+        return shlex.quote(near if os.sep in near else f".{os.sep}{near}")
+    return shlex.quote(str(path))
