@@ -212,3 +212,24 @@ async def test_a_first_start_that_is_killed_at_any_step_is_taken_up_by_the_next(
         assert len(await listed(started, source=demo.SOURCE)) > 200
         async with started.client("operator.json") as client:
             assert (await client.get("/tenants")).status_code == 200
+
+
+async def test_where_the_demo_was_suspended_the_operator_is_met(folder: Path) -> None:
+    async with up(folder) as started, started.client("operator.json") as client:
+        changed = await client.patch("/tenants/demo", json={"status": "suspended"})
+        assert changed.status_code == 200
+        started.stop()
+        await started.ended()
+    async with up(folder) as started:
+        assert started.profile["tenant"] == "operator"
+        for command in printed_commands(started):
+            ended = await run("bash", "-c", command, cwd=folder)
+            assert (ended.status, ended.err) == (0, "")
+
+
+async def test_logins_of_another_database_beside_one_of_our_own_are_a_mistake(folder: Path) -> None:
+    env = environment(query_database_url="postgresql://q@db.example/auditlog")
+    ended = await auditlog("up", "--port", "0", "--data-dir", folder / "data", cwd=folder, env=env)
+    assert (ended.status, ended.out) == (1, "")
+    assert "AUDITLOG_QUERY_DATABASE_URL: set AUDITLOG_DATABASE_URL as well" in ended.err
+    assert "Traceback" not in ended.err

@@ -59,9 +59,8 @@ async def up(settings: Settings, *, address: Address, demo: bool | None) -> None
         folder.make()
         clock = SystemClock()
         async with _database(settings, folder) as database:
-            await _run(
-                settings, folder, database, address, database.server is not None if demo is None else demo, clock
-            )
+            with_demo = database.server is not None if demo is None else demo
+            await _run(settings, folder, database, address, with_demo=with_demo, clock=clock)
 
 
 def _check_free(address: Address) -> None:
@@ -95,6 +94,9 @@ async def _database(settings: Settings, folder: DataFolder) -> AsyncIterator[Dat
 async def _migrated(settings: Settings, folder: DataFolder, owner_url: str, *, is_own: bool) -> Mapping[str, str]:
     """Migrate, and answer a URL for each login: the one that is set, else one with a password that we keep."""
     urls = {login: url for login in LOGIN_NAMES if (url := _set_url(settings, login))}
+    if is_own and urls:
+        variables = ", ".join(f"AUDITLOG_{login.upper()}_DATABASE_URL" for login in urls)
+        raise Failure(f"{variables}: set AUDITLOG_DATABASE_URL as well, or none of them for a database of our own")
     unset = [login for login in LOGIN_NAMES if login not in urls]
     file = folder.logins(None if is_own else owner_url)
     if unset and not is_own and not file.exists() and not await preparing.missing_logins(owner_url) >= set(unset):
@@ -114,27 +116,18 @@ def _set_url(settings: Settings, login: str) -> str | None:
 
 
 async def _run(
-    settings: Settings, folder: DataFolder, database: Database, address: Address, demo: bool, clock: Clock
+    settings: Settings, folder: DataFolder, database: Database, address: Address, *, with_demo: bool, clock: Clock
 ) -> None:
-    key_store_url = folder.root_key.absolute().as_uri()
-    if settings.key_store_url is not None:
-        key_store_url = settings.secret("key_store_url")
-    await preparing.make_root_key(database.owner_url, key_store_url)
-    await preparing.ensure_operator(database.owner_url, key_store_url, clock=clock)
-    dev_issuer = None
-    if database.server is not None and is_loopback(address.host):
-        await preparing.mark_development(database.owner_url)
-        dev_issuer = DevIssuer.load(folder.path)
     places = Places(
         databases=database.urls,
-        key_store=key_store_url,
+        key_store=settings.secret("key_store_url") if settings.key_store_url else folder.root_key.absolute().as_uri(),
         event_queue=settings.secret("event_queue_url") if settings.event_queue_url else None,
     )
-    welcome = Welcome(
-        folder=folder,
-        visitors=await visitors(database.urls["admin"], key_store_url, folder, with_demo=demo, clock=clock),
-        is_development=dev_issuer is not None,
-    )
+    await preparing.make_root_key(database.owner_url, places.key_store)
+    operator_key = await preparing.ensure_operator(database.owner_url, places.key_store, clock=clock)
+    admins = await visitors(places, folder, operator_key=operator_key, with_demo=with_demo, clock=clock)
+    dev_issuer = await _dev_issuer(folder, database, address)
+    welcome = Welcome(folder=folder, visitors=admins, is_development=dev_issuer is not None)
     async with AsyncExitStack() as stack:
         with step("opening the parts"):
             opened = await stack.enter_async_context(
@@ -156,6 +149,15 @@ async def _run(
             on_refused=opened.on_refused,
             on_ready=welcome.listening,
         )
+
+
+async def _dev_issuer(folder: DataFolder, database: Database, address: Address) -> DevIssuer | None:
+    """Development mode, for a database that we made ourselves, where nobody but this machine can reach it."""
+    if database.server is None or not is_loopback(address.host):
+        return None
+    # Marked at each start and not by who made it: a start can be killed right after making it.
+    await preparing.mark_development(database.owner_url)
+    return DevIssuer.load(folder.path)
 
 
 def _beside(server: EmbeddedPostgres | None, welcome: Welcome) -> Part:

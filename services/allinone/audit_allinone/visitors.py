@@ -12,10 +12,11 @@ from audit_admin.api_key_making import make_api_key
 from audit_allinone import demo
 from audit_allinone.data_folder import DataFolder
 from audit_allinone.profile import Profile, read_profile, write_profile
+from audit_allinone.wiring import Places
 from audit_backends.opening import opened_backends
 from audit_contracts.errors import AlreadyExists, NotFound, Unauthenticated
 from audit_contracts.ports.clock import Clock
-from audit_contracts.ports.tenant_directory import Tenant, TenantRegistry, TenantStatus
+from audit_contracts.ports.tenant_directory import TenantRegistry, TenantStatus
 from audit_contracts.principal import OPERATOR_TENANT, Role, TenantId
 from audit_kit.auth.api_keys import ApiKeyVerifier
 
@@ -48,35 +49,55 @@ class Visitors:
 
 
 async def visitors(
-    admin_url: str, key_store_url: str, folder: DataFolder, *, with_demo: bool, clock: Clock
+    places: Places, folder: DataFolder, *, operator_key: str | None, with_demo: bool, clock: Clock
 ) -> Visitors:
-    """Make what is missing of tenants and keys. A profile whose key still works is kept."""
+    """
+    Make what is missing of tenants and keys. A profile whose key still works is kept.
+
+    Args:
+        operator_key: the operator's first one, if it was just made.
+    """
     async with opened_backends("up") as backends:
-        registry = await backends.tenant_registry(admin_url, await backends.key_store(key_store_url))
+        key_store = await backends.key_store(places.key_store)
+        registry = await backends.tenant_registry(places.databases["admin"], key_store)
+        operator = await _visitor(registry, OPERATOR_TENANT, folder.operator_profile, clock, operator_key)
         if with_demo:
             with suppress(AlreadyExists):
                 await registry.create_tenant(DEMO_TENANT, name=demo.NAME)
-        kept = read_profile(folder.profile)
-        wanted = [DEMO_TENANT] if with_demo else [TenantId(kept.tenant)] if kept else []
-        operator = await _visitor(registry, await registry.tenant(OPERATOR_TENANT), folder.operator_profile, clock)
-        for name in wanted:
-            # Somebody may have suspended or deleted it meanwhile.
-            with suppress(NotFound):
-                tenant = await registry.tenant(name)
-                if tenant.status is TenantStatus.ACTIVE:
-                    return Visitors(operator=operator, guest=await _visitor(registry, tenant, folder.profile, clock))
-        return Visitors(operator=operator, guest=replace(operator, profile=folder.profile))
+            name = DEMO_TENANT
+        else:
+            kept = read_profile(folder.profile)
+            name = OPERATOR_TENANT if kept is None else TenantId(kept.tenant)
+        try:
+            guest = await _visitor(registry, name, folder.profile, clock)
+        except NotFound:
+            # Suspended or deleted meanwhile, or a profile of another database.
+            guest = replace(operator, profile=folder.profile)
+        return Visitors(operator=operator, guest=guest)
 
 
-async def _visitor(registry: TenantRegistry, tenant: Tenant, profile: Path, clock: Clock) -> Visitor:
+async def _visitor(
+    registry: TenantRegistry, name: TenantId, profile: Path, clock: Clock, new_key: str | None = None
+) -> Visitor:
+    """
+    An admin of the tenant.
+
+    Raises:
+        NotFound: there is no such tenant, or it isn't active.
+    """
+    tenant = await registry.tenant(name)
+    if tenant.status is not TenantStatus.ACTIVE:
+        raise NotFound("the tenant isn't active")
     kept = read_profile(profile)
-    if kept is not None and await _still_works(registry, tenant.tenant_id, kept.token, clock):
+    if new_key is not None:
+        token = new_key
+    elif kept is not None and await _still_works(registry, name, kept.token, clock):
         token = kept.token
     else:
-        made = make_api_key(tenant.tenant_id, name="auditlog up", role=Role.ADMIN, created_by=CREATED_BY, clock=clock)
+        made = make_api_key(name, name="auditlog up", role=Role.ADMIN, created_by=CREATED_BY, clock=clock)
         await registry.create_api_key(made.kept)
         token = made.text
-    return Visitor(tenant=tenant.tenant_id, made_at=tenant.created_at, token=token, profile=profile)
+    return Visitor(tenant=name, made_at=tenant.created_at, token=token, profile=profile)
 
 
 async def _still_works(registry: TenantRegistry, tenant: TenantId, token: str, clock: Clock) -> bool:
