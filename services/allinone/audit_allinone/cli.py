@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Final
 
@@ -11,9 +10,6 @@ import typer
 from audit_allinone import cli_client, cli_operator
 from audit_allinone.console import tell
 from audit_allinone.failures import Failure, explained
-
-INTERRUPTED: Final = 130
-PIPE_CLOSED: Final = 141
 
 app = typer.Typer(
     name="auditlog",
@@ -45,15 +41,13 @@ app.command("rotate-keys", rich_help_panel=_AS_A_CLIENT)(cli_client.rotate_keys)
 
 
 def main() -> None:
-    """Run the command and end the process: 0 where all was done, else with a text on standard error that says why."""
+    """
+    Run the command and end the process: with 0 where all was done, else with a text on standard error that says why.
+
+    Ctrl-C (130) and a reader that has seen enough (1) are typer's to handle, and end it without a text.
+    """
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Who read us has seen enough; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(PIPE_CLOSED)
     except Exception as exc:
         text = explained(exc)
         if text is None:
