@@ -64,12 +64,14 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+# `gc=False` below: these are trees of plain values, so no collector need ever look at the thousands that are in hand.
+
 Owner = Annotated[str, Meta(min_length=1, max_length=OWNER_CHARS_MAX)]
 Reference = Annotated[str, Meta(pattern=REFERENCE_PATTERN)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 
 
-class EntryIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class EntryIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     """
     One entry as sent, after the strictness check and with its aliases resolved. `None` is the same as absent.
 
@@ -110,7 +112,7 @@ ALIASES: Final = {
 """Other names under which a field is accepted; sending both is refused."""
 
 
-class Event(msgspec.Struct, array_like=True, kw_only=True):
+class Event(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     """
     An accepted entry on its way to the ledger: validated, masked, with an id. Travels as a msgpack array.
 

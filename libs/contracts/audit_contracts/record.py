@@ -162,7 +162,7 @@ def leaf_hash(leaf_bytes: bytes) -> bytes:
     return sha256(b"\0" + leaf_bytes).digest()
 
 
-class SealedRecord(msgspec.Struct, frozen=True):
+class SealedRecord(msgspec.Struct, frozen=True, gc=False):
     """What a row keeps beside its columns; `core_commitment` is rebuilt from them and not stored."""
 
     core_salt: bytes

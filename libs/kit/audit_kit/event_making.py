@@ -31,7 +31,7 @@ async def masker_of(tenant: Tenant, keyring: Keyring) -> Masker:
     return Masker(tenant.masking, lookup.masking.mac(_HASH_KEY_LABEL))
 
 
-class MadeEvent(msgspec.Struct, frozen=True):
+class MadeEvent(msgspec.Struct, frozen=True, gc=False):
     """An event, the masked entry that it was made of, and what was masked: pairs of JSON pointer and rule."""
 
     event: Event

@@ -37,7 +37,7 @@ BATCH_IDS_KEPT = timedelta(days=28)
 HEAD_AHEAD_MAX = timedelta(minutes=5)
 
 
-class PreparedEvent(msgspec.Struct, frozen=True):
+class PreparedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event sealed for its place. `conflict_of` is its own id where it is recorded under another."""
 
     event: Event
