@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 import httpx
 import orjson
@@ -38,22 +38,26 @@ async def import_file(target: Target, path: Path, format: Format) -> None:
     Raises:
         Failure: the server can't or won't take it; or (status 3) some lines were rejected.
     """
-    with ExitStack() as stack:
-        lines = stack.enter_context(opened_lines(path))
-        rejects = Rejects(Path(f"{path.name.partition('.')[0]}.rejects.ndjson"))
-        stack.callback(rejects.close)
-        progress = stack.enter_context(_progress(lines))
+    rejects = Rejects(Path(f"{path.name.partition('.')[0]}.rejects.ndjson"))
+    with opened_lines(path) as lines, closing(rejects):
+        accepted = 0
         started_s = time.monotonic()
-        tally = _Tally(progress, rejects)
-        client = httpx.AsyncClient(**client_options(target))
+
+        def sent(count: int, refused: Sequence[Reject]) -> None:
+            nonlocal accepted
+            accepted += count
+            for reject in refused:
+                rejects.add(reject)
+            bar.show(accepted)
+
         try:
-            async with client:
-                await BulkSender(client, on_sent=tally.add).send_all(chunks(lines, format))
+            async with httpx.AsyncClient(**client_options(target)) as client:
+                with _Bar(lines) as bar:
+                    await BulkSender(client, on_sent=sent).send_all(chunks(lines, format))
         finally:
-            progress.stop()
             took_s = max(time.monotonic() - started_s, 0.001)
-            rate = f"{tally.accepted / took_s:,.0f}/s"
-            say(f"{tally.accepted:,} entries accepted in {took_s:.1f} s ({rate}), {rejects.count:,} lines rejected")
+            rate = f"{accepted / took_s:,.0f}/s"
+            say(f"{accepted:,} entries accepted in {took_s:.1f} s ({rate}), {rejects.count:,} lines rejected")
     if rejects.count:
         raise Failure(f"the rejected lines and why are in {rejects.path}", status=SOME_REJECTED)
 
@@ -84,57 +88,33 @@ class Rejects:
             self._file.close()
 
 
-class _Progress:
-    """How far the file is read: a bar on a terminal, nothing elsewhere."""
+class _Bar:
+    """How far the file is read: a bar on a terminal, nothing elsewhere; gone when the block ends."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
+        console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[count]:,} entries, {task.fields[rate]:,.0f}/s"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
-            disable=not Console(stderr=True).is_terminal,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("importing", total=lines.size, count=0, rate=0.0)
         self._started_s = time.monotonic()
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def show(self, accepted: int) -> None:
         """Show that so many entries are in."""
         rate = accepted / max(time.monotonic() - self._started_s, 0.001)
         self._bar.update(self._task, completed=self._lines.read, count=accepted, rate=rate)
-
-    def stop(self) -> None:
-        """Take the bar away; doing so again does nothing."""
-        self._bar.stop()
-
-
-class _Tally:
-    """What came of the requests so far."""
-
-    def __init__(self, progress: _Progress, rejects: Rejects) -> None:
-        self.accepted = 0
-        self._progress = progress
-        self._rejects = rejects
-
-    def add(self, accepted: int, rejects: Sequence[Reject]) -> None:
-        self.accepted += accepted
-        for reject in rejects:
-            self._rejects.add(reject)
-        self._progress.show(self.accepted)
-
-
-@contextmanager
-def _progress(lines: Lines) -> Iterator[_Progress]:
-    progress = _Progress(lines)
-    progress.start()
-    try:
-        yield progress
-    finally:
-        progress.stop()
