@@ -79,7 +79,7 @@ class Walk:
             return self._text(value, path)
         if kind is dict:
             return self._object(value, path)
-        if kind is list:
+        if kind is list or kind is tuple:
             kept = [self.value(item, (path, index)) for index, item in enumerate(value)]
             return kept if any(new is not old for new, old in zip(kept, value, strict=True)) else value
         if kind is int and self._cards and value >= _CARD_MIN:
@@ -138,7 +138,7 @@ class Walk:
             }
             same = all(new is old and a is b for (a, new), (b, old) in zip(kept.items(), value.items(), strict=True))
             return value if same else kept
-        if kind is list:
+        if kind is list or kind is tuple:
             items = [self._leaves(item, mode, (path, index)) for index, item in enumerate(value)]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         if value is None or kind is bool or value == "":
