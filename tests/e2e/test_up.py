@@ -145,7 +145,8 @@ async def test_what_was_killed_recovers(folder: Path) -> None:
         await started.ended()
     async with up(folder, "--no-demo") as started, started.client() as client:
         for entry_id in ids:
-            assert (await client.get(f"/logs/{entry_id}", params={"wait_ms": 5_000})).status_code == 200
+            answer = await client.get(f"/logs/{entry_id}", params={"wait_ms": 5_000})
+            assert answer.status_code == 200, started.erred()
 
 
 async def test_a_start_that_is_told_to_stop_ends_well(folder: Path) -> None:
