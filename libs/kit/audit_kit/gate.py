@@ -172,7 +172,8 @@ class _Headers:
             elif name == b"accept":
                 self.accept = value if self.accept is None else self.accept + b"," + value
             elif name == b"content-type":
-                self.content_type = value
+                # The same: who reads the body must read it as what was let in.
+                self.content_type = value if self.content_type is None else b"two Content-Type headers"
             elif name == b"content-length":
                 self.content_length = value
                 self.has_body = value != b"0"

@@ -21,6 +21,7 @@ from audit_kit.auth.authenticator import Authenticator
 from audit_kit.docs import docs_part
 from audit_kit.gate import Gate
 from audit_kit.health import health_part
+from audit_kit.http_protocol import BoundedHttpProtocol
 from audit_kit.part import Part, Worker
 
 DRAIN_S: Final = 20
@@ -28,6 +29,9 @@ DRAIN_S: Final = 20
 WORKERS_STOP_S: Final = 8.0
 KEEP_ALIVE_S: Final = 75
 """Longer than the 60 s of a load balancer, so that it is never the server that closes first."""
+
+_TICKS_BETWEEN_LOOKS: Final = 20
+"""Between two looks for clients that are late: 2 s."""
 
 log = structlog.get_logger(__name__)
 
@@ -178,7 +182,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=BoundedHttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -205,6 +209,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by the server ten times a second."""
+        if counter % _TICKS_BETWEEN_LOOKS == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedHttpProtocol):
+                    connection.close_if_late(now_s)
+        return await super().on_tick(counter)
 
     async def drain(self) -> None:
         """Stop listening, wait for the requests at hand for up to `DRAIN_S`."""

@@ -261,9 +261,12 @@ def _no_parameters_but(request: Request, known: str | None = None) -> str | None
 
 
 async def _request_key(request: Request, body: bytes) -> RequestKey | None:
-    key = request.headers.get("idempotency-key")
-    if key is None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
         return None
+    if len(keys) > 1:
+        raise InvalidParameter("Idempotency-Key", "stands twice")
+    (key,) = keys
     if not 0 < len(key) <= IDEMPOTENCY_KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
         detail = f"is 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters"
         raise InvalidParameter("Idempotency-Key", detail)
