@@ -44,7 +44,8 @@ class BackendUnreachable(AuditLogError):
 
 class Backends:
     """
-    What one part reaches, under that part's own login. What has one URL shares one pool of connections.
+    What one part reaches, under that part's own login. What has one URL shares one pool of connections, but for
+    the queue, which has another.
 
     Made by `opened_backends`, which closes what this has opened.
     """
@@ -52,12 +53,13 @@ class Backends:
     def __init__(self, part: str, stack: AsyncExitStack) -> None:
         self._part = part
         self._stack = stack
-        self._pools: dict[str, asyncpg.Pool[Any]] = {}
+        self._pools: dict[tuple[str, bool], asyncpg.Pool[Any]] = {}
 
     async def event_queue(self, url: str) -> EventQueue:
         """The event queue at `url`. Raises UnknownBackend, BackendUnreachable, as all below."""
         _technology(url, "an event queue", POSTGRES)
-        queue = PostgresEventQueue(await self._pool(url))
+        # A pool of its own: it sees to all tenants and is bound to none.
+        queue = PostgresEventQueue(await self._pool(url, binds=False))
         self._stack.push_async_callback(queue.close)
         return queue
 
@@ -88,17 +90,20 @@ class Backends:
         self._stack.push_async_callback(store.close)
         return store
 
-    async def _pool(self, url: str) -> asyncpg.Pool[Any]:
-        if url not in self._pools:
+    async def _pool(self, url: str, *, binds: bool = True) -> asyncpg.Pool[Any]:
+        at = (url, binds)
+        if at not in self._pools:
             try:
-                self._pools[url] = await self._stack.enter_async_context(postgres_pool(url, part=self._part))
+                self._pools[at] = await self._stack.enter_async_context(
+                    postgres_pool(url, part=self._part, binds=binds)
+                )
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
                 parts = urlsplit(url)
                 where = f"{parts.hostname or 'its socket'}{parts.path}"
                 raise BackendUnreachable(
                     f"PostgreSQL at {where} as {parts.username}: {str(exc) or type(exc).__name__}"
                 ) from exc
-        return self._pools[url]
+        return self._pools[at]
 
 
 @asynccontextmanager
