@@ -13,13 +13,13 @@ import asyncpg
 
 from audit_backends.ledger import copy_rows
 from audit_contracts.errors import AppendUnknown, InvariantBroken, LedgerUnavailable, NotFound
+from audit_contracts.event import Event
 from audit_contracts.ports.ledger import (
     BATCH_IDS_KEPT,
     HEAD_AHEAD_MAX,
     AppendResult,
     DeadLetter,
     PreparedBatch,
-    PreparedEvent,
     StoredDeadLetter,
     Unwritable,
     WrappedOwnerKey,
@@ -273,27 +273,14 @@ class PostgresLedger:
         for i in candidates:
             batch, head = batches[i], heads[batches[i].tenant]
             if known.has_batch(batch):
-                done.append(i)
                 repeats += len(batch.events)
-                continue
-            if batch.log_id != head.log_id or known.contradicts(batch):
+            elif batch.log_id != head.log_id or known.contradicts(batch):
                 stale.append(i)
                 continue
-            for prepared, tail in zip(batch.events, tails[i], strict=True):
-                if known.is_repeat(batch, prepared):
-                    repeats += 1
-                    continue
-                rows.append(copy_rows.head(head.log_id, head.next, head.recorded_at_us, prepared))
-                rows.append(tail)
-                event = prepared.event
-                if event.fingerprint is not None:
-                    event_ids.append((batch.tenant, event.id, event.fingerprint, head.next))
-                    known.add(batch.tenant, event.id, event.fingerprint)
-                head.earliest_us = min(head.earliest_us, event.timestamp_us)
-                head.latest_us = max(head.latest_us, event.timestamp_us)
-                head.next += 1
-            known.add_batch(batch)
-            batch_ids.append((batch.tenant, batch.batch_id, head.recorded_at))
+            else:
+                repeats += _place(batch, tails[i], head, known, rows, event_ids)
+                known.add_batch(batch)
+                batch_ids.append((batch.tenant, batch.batch_id, head.recorded_at))
             done.append(i)
 
         grown = {tenant: head for tenant, head in heads.items() if head.next > head.first}
@@ -344,6 +331,34 @@ class PostgresLedger:
             raise LedgerUnavailable("the ledger can't be reached") from exc
 
 
+def _place(
+    batch: PreparedBatch,
+    tails: Sequence[bytes],
+    head: _Head,
+    known: _Known,
+    rows: list[bytes],
+    event_ids: list[tuple[TenantId, UUID, bytes, int]],
+) -> int:
+    """Put a batch's events behind the head, but for those that the ledger holds; answers how many those are."""
+    times = []
+    for prepared, tail in zip(batch.events, tails, strict=True):
+        event = prepared.event
+        if event.fingerprint is not None or batch.redelivered_late:
+            if known.is_repeat(batch.tenant, event):
+                continue
+            if event.fingerprint is not None:
+                event_ids.append((batch.tenant, event.id, event.fingerprint, head.next))
+                known.add(batch.tenant, event.id, event.fingerprint)
+        rows.append(copy_rows.head(head.log_id, head.next, head.recorded_at_us, prepared))
+        rows.append(tail)
+        times.append(event.timestamp_us)
+        head.next += 1
+    if times:
+        head.earliest_us = min(head.earliest_us, *times)
+        head.latest_us = max(head.latest_us, *times)
+    return len(batch.events) - len(times)
+
+
 class _Known:
     """Batch ids and event ids that the ledger holds already, or that this transaction has added."""
 
@@ -381,15 +396,18 @@ class _Known:
     def contradicts(self, batch: PreparedBatch) -> bool:
         """Whether an id of the batch is held, there or in the batch itself, with another fingerprint."""
         mine: dict[UUID, bytes] = {}
-        for event in (p.event for p in batch.events if p.event.fingerprint is not None):
-            held = self._ids.get((batch.tenant, event.id)) or mine.setdefault(event.id, event.fingerprint or b"")
-            if held != event.fingerprint:
-                return True
+        for prepared in batch.events:
+            event, fingerprint = prepared.event, prepared.event.fingerprint
+            if fingerprint is not None:
+                held = self._ids.get((batch.tenant, event.id)) or mine.setdefault(event.id, fingerprint)
+                if held != fingerprint:
+                    return True
         return False
 
-    def is_repeat(self, batch: PreparedBatch, prepared: PreparedEvent) -> bool:
-        key = (batch.tenant, prepared.event.id)
-        return (prepared.event.fingerprint is not None and key in self._ids) or key in self._late
+    def is_repeat(self, tenant: TenantId, event: Event) -> bool:
+        """Whether the ledger holds an event of a batch that doesn't contradict it."""
+        key = (tenant, event.id)
+        return (event.fingerprint is not None and key in self._ids) or key in self._late
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
