@@ -39,7 +39,7 @@ which one in fifty holds a secret. **All of them share the cores above**: what t
 the service doesn't have. Every timed run is followed by a check that exactly the entries sent are there, once each:
 count, ids as answered, checksum over the columns; reads are checked to find by both ways the same.
 
-* *end to end*: bulks of 500 NDJSON entries, from the first byte sent until the last entry is committed in the ledger.
+* *end to end*: bulks of 200 NDJSON entries, from the first byte sent until the last entry is committed in the ledger.
 * *raw COPY*: the same rows into the same table with the same indexes, encoded before, one connection, one statement.
 * *one INSERT a request*: the same server and authentication, 64 clients; each request decodes its entry and inserts one
   row over a pool of 16 connections, with no masking, no sealing, no hashes and no queue.

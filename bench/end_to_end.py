@@ -12,7 +12,7 @@ from bench.servers import BenchServer
 from bench.service import Service, service
 from bench.serving import INSERT_PATH
 
-BULK_ENTRIES = 500
+BULK_ENTRIES = 200
 WARM_ENTRIES = 1_000
 
 
