@@ -14,6 +14,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_admin.operator import bootstrap_operator
+from audit_admin.outbox_relay import OutboxRelay
 from audit_admin.part import admin_part
 from audit_backends.event_queue.postgres import PostgresEventQueue
 from audit_backends.key_store.file import FileKeyStore
@@ -48,6 +49,7 @@ class AdminWorld:
     issuer: DevIssuer
     registry: PostgresTenantRegistry
     access: AccessRecorder
+    relay: OutboxRelay
     queue: FaultyQueue
     receiver: EventQueue
     keyring: Keyring
@@ -87,6 +89,7 @@ class AdminWorld:
 
     async def recorded(self, tenant: str) -> list[Event]:
         """What was recorded in the tenant's log since this was last asked, for it or another tenant."""
+        await self.relay.relay()
         events = []
         while deliveries := await self.receiver.receive(messages_max=1_000, wait_s=0, visibility_s=60):
             await self.receiver.delete(deliveries)
@@ -128,7 +131,15 @@ async def admin_world(database: Database) -> AsyncIterator[AdminWorld]:
         operator_key = await bootstrap_operator(registry, clock=clock)
         assert operator_key is not None
         issuer = DevIssuer(Ed25519PrivateKey.generate())
-        part = admin_part(registry=registry, directory=directory, access=access, clock=clock, dev_issuer=issuer)
+        part = admin_part(
+            registry=registry,
+            directory=directory,
+            keyring=keyring,
+            queue=cast(EventQueue, queue),
+            access=access,
+            clock=clock,
+            dev_issuer=issuer,
+        )
         authenticator = await stack.enter_async_context(
             opened_authenticator(issuers=[], own=[issuer.trusted(clock)], directory=directory, clock=clock)
         )
@@ -144,6 +155,7 @@ async def admin_world(database: Database) -> AsyncIterator[AdminWorld]:
             issuer=issuer,
             registry=registry,
             access=access,
+            relay=OutboxRelay(registry=registry, queue=cast(EventQueue, queue)),
             queue=queue,
             receiver=receiver,
             keyring=Keyring(tenant_keys=PostgresTenantDirectory(pools["projector"]), key_store=key_store, clock=clock),

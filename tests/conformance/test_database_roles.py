@@ -23,7 +23,7 @@ from tests.services import Database, FreshDatabase
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 
 LEDGER = ("heads", "entries", "spans", "batch_ids", "event_ids", "owner_keys", "dead_letters")
-CONTROL = ("tenants", "api_keys", "tenant_keys", "key_purposes", "facts")
+CONTROL = ("tenants", "api_keys", "tenant_keys", "key_purposes", "facts", "outbox")
 TABLES = (*(f"auditlog.{name}" for name in (*LEDGER, *CONTROL)), "auditlog_queue.messages", "auditlog.entries_20260921")
 VIEWS = (
     *(f"auditlog_directory.{name}" for name in ("tenants", "api_keys", "tenant_keys")),
@@ -44,8 +44,8 @@ ALLOWED: dict[str, set[tuple[str, str]]] = {
     | {(verb, "auditlog_queue.messages") for verb in ("SELECT", "UPDATE", "DELETE")},
     "query": EVERYBODY | {("SELECT", view) for view in VIEWS},
     "admin": EVERYBODY
-    | {("SELECT", f"auditlog.{name}") for name in ("tenants", "api_keys", "tenant_keys")}
-    | {("INSERT", f"auditlog.{name}") for name in ("api_keys", "tenant_keys")}
+    | {("SELECT", f"auditlog.{name}") for name in ("tenants", "api_keys", "tenant_keys", "outbox")}
+    | {("INSERT", f"auditlog.{name}") for name in ("api_keys", "tenant_keys", "outbox")}
     | {("UPDATE", f"auditlog.{name}") for name in ("tenants", "api_keys")},
 }
 
@@ -58,6 +58,7 @@ REFUSED = {
         "SELECT auditlog.create_tenant('mine', 'mine', '{}', '{}', '{}')",
         "SELECT auditlog.attach_days(current_date, 1)",
         "SELECT auditlog.touch_api_keys('{}', '{}', '{}')",
+        "SELECT auditlog.take_outbox(1)",
     ],
     "projector": [
         "UPDATE auditlog.heads SET log_id = '\\x00'",
@@ -68,12 +69,14 @@ REFUSED = {
         "DROP TABLE auditlog.entries_20260921",
         "UPDATE auditlog.dead_letters SET reason = 'none'",
         "UPDATE auditlog.owner_keys SET wrapped = ''",
+        "SELECT auditlog.take_outbox(1)",
         "SELECT auditlog.create_tenant('mine', 'mine', '{}', '{}', '{}')",
     ],
     "query": [
         "SELECT * FROM auditlog.entries",
         "SELECT * FROM auditlog.entries_20260921",
         "SELECT * FROM auditlog.tenants",
+        "SELECT auditlog.take_outbox(1)",
         "SELECT auditlog.attach_days(current_date, 1)",
     ],
     "admin": [
@@ -84,6 +87,9 @@ REFUSED = {
         "UPDATE auditlog.api_keys SET secret_hash = sha256('mine')",
         "UPDATE auditlog.api_keys SET role = 'admin'",
         "UPDATE auditlog.tenant_keys SET wrapped = ''",
+        "SELECT body FROM auditlog.outbox",
+        "UPDATE auditlog.outbox SET body = ''",
+        "DELETE FROM auditlog.outbox",
         "INSERT INTO auditlog.tenants (tenant, name) VALUES ('mine', 'mine')",
         "INSERT INTO auditlog.key_purposes VALUES ('auditlog_admin', 'owner')",
         "INSERT INTO auditlog.facts VALUES ('mode', 'development')",

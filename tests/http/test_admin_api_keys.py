@@ -57,6 +57,8 @@ async def test_a_key_is_shown_once_and_kept_as_a_hash(world: AdminWorld) -> None
     secret = text.rpartition(".")[2]
     assert secret not in str(listed)
     dump = str(await world.owner.fetch("SELECT k::text FROM auditlog.api_keys k"))
+    dump += str(await world.owner.fetch("SELECT encode(body, 'escape') FROM auditlog.outbox"))
+    await world.relay.relay()
     dump += str(await world.owner.fetch("SELECT encode(body, 'escape') FROM auditlog_queue.messages"))
     assert secret not in dump
     for event in await world.recorded("acme"):

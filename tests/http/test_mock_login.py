@@ -102,6 +102,8 @@ async def test_without_development_mode_there_is_no_login(unchanged: AdminWorld)
     part = admin_part(
         registry=unchanged.registry,
         directory=CachedDirectory(unchanged.registry, clock=unchanged.clock),
+        keyring=unchanged.keyring,
+        queue=unchanged.receiver,
         access=unchanged.access,
         clock=unchanged.clock,
     )

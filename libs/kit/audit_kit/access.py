@@ -1,5 +1,5 @@
 """
-The audit of the audit log: reads, changes through admin and refused attempts, as events of the tenant they concern.
+The audit of the audit log: reads and refused attempts, as events of the tenant they concern.
 
 The first read of a principal, route and filter in a minute of the clock is durable before its answer goes out; its
 repeats in that minute are counted, and told in one more event when the minute is over. Refused attempts are told in the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -18,8 +18,7 @@ import orjson
 import structlog
 
 from audit_contracts.errors import AuditLogError
-from audit_contracts.event import ACCESS_SOURCE, EntryIn, Event, Outcome, Severity
-from audit_contracts.ids import uuid7
+from audit_contracts.event import ACCESS_SOURCE, EntryIn, Outcome, Severity
 from audit_contracts.ports.clock import Clock
 from audit_contracts.ports.tenant_directory import TenantDirectory
 from audit_contracts.principal import Principal, TenantId
@@ -27,15 +26,12 @@ from audit_contracts.times import from_us
 from audit_kit.access_tallies import Deed, Tallies, Tally
 from audit_kit.auth.attempts import RefusedAttempt
 from audit_kit.batcher import Batcher
-from audit_kit.event_making import EventMaker, masker_of
+from audit_kit.event_making import masker_of, own_events
 from audit_kit.keyring import Keyring
-from audit_kit.masking import Masker
 from audit_kit.metrics import ACCESS_RECORDS
 from audit_kit.part import Worker
-from audit_kit.tracing import current_trace
 
 READ: Final = "auditlog.read"
-CHANGE: Final = "auditlog.change"
 REFUSED: Final = "auditlog.refused"
 REPEATS: Final = ".repeats"
 """What is added to an action where an event sums up the repeats of a minute."""
@@ -105,36 +101,6 @@ class AccessRecorder:
         tally.results += results(result)
         return result
 
-    async def change(
-        self,
-        principal: Principal,
-        *,
-        tenant: TenantId,
-        operation: str,
-        resource_type: str,
-        resource_id: str,
-        before: Any = None,
-        after: Any = None,
-    ) -> None:
-        """
-        Record a change that was made to `tenant`: in its log, and in the principal's own where that is another.
-
-        Raises what recording raises. The change stands all the same; repeating it has it recorded.
-        """
-        entry = EntryIn(
-            user_id=principal.subject,
-            action=f"{CHANGE}.{operation}",
-            resource_type=resource_type,
-            resource_id=resource_id,
-            before=before,
-            after=after,
-            metadata={"tenant": tenant},
-            source=ACCESS_SOURCE,
-            outcome=Outcome.SUCCESS,
-        )
-        logs = dict.fromkeys((tenant, principal.tenant))
-        await asyncio.gather(*(self._put(log_of, {principal.name: [entry]}) for log_of in logs))
-
     async def refused(self, attempt: RefusedAttempt) -> None:
         """Have it recorded that a genuine identity was refused. Neither waits for that nor raises."""
         who = attempt.identity
@@ -191,28 +157,14 @@ class AccessRecorder:
         try:
             tenant = await self._directory.tenant(tenant_id)
             masker = await masker_of(tenant, self._keyring)
-            events = [event for name, of in entries.items() for event in self._events(masker, name, of)]
+            now_us = self._clock.now_us()
+            events = [event for name, of in entries.items() for event in own_events(masker, name, of, now_us=now_us)]
             await self._batcher.put(tenant_id, events)
         except BaseException as exc:
             _FAILED.inc()
             log.warning("access_not_recorded", error=type(exc).__name__)
             raise
         _QUEUED.inc(len(events))
-
-    def _events(self, masker: Masker, submitted_by: str, entries: Sequence[EntryIn]) -> Iterator[Event]:
-        now_us = self._clock.now_us()
-        trace = current_trace()
-        maker = EventMaker(masker=masker, submitted_by=submitted_by)
-        for entry in entries:
-            made = maker.make(
-                entry,
-                event_id=uuid7(now_us),
-                timestamp_us=now_us,
-                received_at_us=now_us,
-                flags=[],
-                trace_id=None if trace is None else trace.trace_id,
-            )
-            yield made.event
 
     def _task(self, recording: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(recording)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from audit_contracts.event import Changes, Content, Entry, EntryIn, Event, Outcome, Severity
+from audit_contracts.ids import uuid7
 from audit_contracts.ports.tenant_directory import Tenant
 from audit_contracts.principal import TenantId
 from audit_contracts.times import from_us
 from audit_kit.keyring import Keyring
 from audit_kit.masking import Masker
+from audit_kit.secret_keys import LookupKey
+from audit_kit.tracing import current_trace
 
 _HASH_KEY_LABEL: Final = b"auditlog/masking-hash/1\n"
 
@@ -27,8 +30,33 @@ async def masker_of(tenant: Tenant, keyring: Keyring) -> Masker:
     Raises:
         NotFound, DirectoryUnavailable, KeyUnavailable, SealBroken: the key of its hashes can't be had.
     """
-    lookup = await keyring.lookup_key(tenant.tenant_id)
+    return masker_with(tenant, await keyring.lookup_key(tenant.tenant_id))
+
+
+def masker_with(tenant: Tenant, lookup: LookupKey) -> Masker:
+    """The same, with the tenant's key at hand."""
     return Masker(tenant.masking, lookup.masking.mac(_HASH_KEY_LABEL))
+
+
+def own_events(masker: Masker, submitted_by: str, entries: Sequence[EntryIn], *, now_us: int) -> Iterator[Event]:
+    """
+    Events of what this process itself has to tell: of now, and of the request at hand.
+
+    Raises:
+        InvalidEntry: as `EventMaker.make`.
+    """
+    trace = current_trace()
+    maker = EventMaker(masker=masker, submitted_by=submitted_by)
+    for entry in entries:
+        made = maker.make(
+            entry,
+            event_id=uuid7(now_us),
+            timestamp_us=now_us,
+            received_at_us=now_us,
+            flags=[],
+            trace_id=None if trace is None else trace.trace_id,
+        )
+        yield made.event
 
 
 class MadeEvent(msgspec.Struct, frozen=True, gc=False):

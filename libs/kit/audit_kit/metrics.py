@@ -181,3 +181,14 @@ ACCESS_RECORDS: Final = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+ADMIN_OUTBOX_MESSAGES: Final = Gauge(
+    "auditlog_admin_outbox_messages",
+    "Records of changes through admin that are committed and that the event queue is not known to have."
+    " Worry: above zero for longer than the queue is down.",
+    registry=REGISTRY,
+)
+ADMIN_OUTBOX_OLDEST_SECONDS: Final = Gauge(
+    "auditlog_admin_outbox_oldest_seconds",
+    "Age of the oldest of them. Worry: above 60.",
+    registry=REGISTRY,
+)

@@ -65,9 +65,12 @@ def api_keys_router(control: Control) -> APIRouter:
             created_by=principal.name,
             clock=control.clock,
         )
-        await registry.create_api_key(made.kept)
         fields = api_key_fields(made.kept)
-        await control.changed(principal, tenant, "create", ("api_key", fields["key_id"]), after=fields)
+        record = await control.changes.record(principal, of=tenant)
+        await registry.create_api_key(
+            made.kept, record=lambda _: record.messages("create", ("api_key", str(made.kept.key_id)), after=fields)
+        )
+        control.changed(tenant)
         response.headers["Location"] = f"{PREFIX}/{tenant}/keys/{made.kept.key_id}"
         return CreatedApiKeyOut(**fields, api_key=made.text)
 
@@ -78,9 +81,14 @@ def api_keys_router(control: Control) -> APIRouter:
     ) -> ApiKeyOut:
         """End a key for good; every part refuses it within 30 seconds. Revoking it again changes nothing."""
         tenant = await control.own(principal, tenant_id, route_of(request))
-        fields = api_key_fields(await registry.revoke_api_key(tenant, key_id))
-        await control.changed(principal, tenant, "revoke", ("api_key", fields["key_id"]), after=fields)
-        return ApiKeyOut(**fields)
+        record = await control.changes.record(principal, of=tenant)
+        revoked = await registry.revoke_api_key(
+            tenant,
+            key_id,
+            record=lambda key: record.messages("revoke", ("api_key", str(key_id)), after=api_key_fields(key)),
+        )
+        control.changed(tenant)
+        return ApiKeyOut(**api_key_fields(revoked))
 
     return router
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from audit_admin.outbox_relay import OutboxRelay
 from audit_contracts import principal as principals
 from audit_contracts.errors import Forbidden, NotFound
 from audit_contracts.ports.clock import Clock
@@ -12,6 +12,7 @@ from audit_contracts.ports.tenant_directory import TenantRegistry
 from audit_contracts.principal import Permission, Principal, TenantId
 from audit_kit.access import AccessRecorder
 from audit_kit.auth.attempts import Identity, RefusedAttempt
+from audit_kit.changes import ChangeRecorder
 from audit_kit.directory import CachedDirectory
 
 
@@ -22,6 +23,8 @@ class Control:
     registry: TenantRegistry
     directory: CachedDirectory
     access: AccessRecorder
+    changes: ChangeRecorder
+    relay: OutboxRelay
     clock: Clock
 
     async def reachable(self, principal: Principal, tenant_id: str, route: str) -> TenantId:
@@ -61,27 +64,10 @@ class Control:
             raise Forbidden("a tenant's API keys are its own admins' alone")
         return tenant
 
-    async def changed(
-        self,
-        principal: Principal,
-        tenant: TenantId,
-        operation: str,
-        resource: tuple[str, str],
-        *,
-        before: Any = None,
-        after: Any = None,
-    ) -> None:
-        """Let this process see a change of `resource` (type, id), and record it; durable when this returns."""
+    def changed(self, tenant: TenantId) -> None:
+        """Let this process see a change that was committed, and have its record sent on."""
         self.directory.forget(tenant)
-        await self.access.change(
-            principal,
-            tenant=tenant,
-            operation=operation,
-            resource_type=resource[0],
-            resource_id=resource[1],
-            before=before,
-            after=after,
-        )
+        self.relay.wake()
 
 
 def require_administrator(principal: Principal, what: str) -> None:

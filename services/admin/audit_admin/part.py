@@ -9,14 +9,18 @@ from audit_admin.api_keys import api_keys_router
 from audit_admin.control import Control
 from audit_admin.key_rotations import key_rotations_router
 from audit_admin.mock_login import mock_login_router
+from audit_admin.outbox_relay import OutboxRelay
 from audit_admin.tenants import tenants_router
 from audit_contracts.errors import AuditLogError
 from audit_contracts.ports.clock import Clock
+from audit_contracts.ports.event_queue import EventQueue
 from audit_contracts.ports.tenant_directory import TenantRegistry
 from audit_contracts.principal import OPERATOR_TENANT
 from audit_kit.access import AccessRecorder
 from audit_kit.auth.dev_issuer import DevIssuer
+from audit_kit.changes import ChangeRecorder
 from audit_kit.directory import CachedDirectory
+from audit_kit.keyring import Keyring
 from audit_kit.part import Part, ReadyCheck
 
 
@@ -28,6 +32,8 @@ def admin_part(
     *,
     registry: TenantRegistry,
     directory: CachedDirectory,
+    keyring: Keyring,
+    queue: EventQueue,
     access: AccessRecorder,
     clock: Clock,
     dev_issuer: DevIssuer | None = None,
@@ -37,10 +43,15 @@ def admin_part(
 
     Args:
         directory: the one that the gate of this process reads, so that changes made here are felt at once.
+        queue: where the records of changes go, once they are committed.
         dev_issuer: development mode: `POST /mock-login` gives its tokens to whoever asks. The part then opens only on a
             database that is marked for development (DevelopmentRefused otherwise).
     """
-    control = Control(registry=registry, directory=directory, access=access, clock=clock)
+    changes = ChangeRecorder(
+        keyring=keyring, directory=directory, clock=clock, message_bytes_max=queue.message_bytes_max
+    )
+    relay = OutboxRelay(registry=registry, queue=queue)
+    control = Control(registry=registry, directory=directory, access=access, changes=changes, relay=relay, clock=clock)
     routers = [tenants_router(control), api_keys_router(control), key_rotations_router(control)]
     if dev_issuer is not None:
         routers.append(mock_login_router(directory=registry, issuer=dev_issuer, clock=clock))
@@ -57,7 +68,7 @@ def admin_part(
     return Part(
         name="admin",
         routers=routers,
-        workers=[access.worker()],
+        workers=[access.worker(), relay.worker()],
         ready_checks=[ReadyCheck(name="directory", check=check)],
         opened=opened,
     )

@@ -1,6 +1,8 @@
 """Tenants: a tenant's admin sees and sets its own; admins of the operator's tenant create, suspend and delete them."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -19,9 +21,12 @@ from audit_admin.tenant_models import (
     tenant_fields,
 )
 from audit_contracts.errors import AlreadyExists, InvalidCursor, WrongState
-from audit_contracts.ports.tenant_directory import ApiKey, Tenant, TenantStatus
+from audit_contracts.ports.event_queue import Message
+from audit_contracts.ports.tenant_directory import ApiKey, Tenant, TenantChanged, TenantStatus
+from audit_contracts.ports.tenant_keys import KeyPurpose, NewTenantKey
 from audit_contracts.principal import OPERATOR_TENANT, Permission, Principal, Role, TenantId, tenant_id
 from audit_contracts.times import from_us
+from audit_kit.changes import ChangeRecord
 from audit_kit.gate import CurrentPrincipal, route_of
 from audit_kit.policies import requires
 
@@ -75,13 +80,7 @@ def tenants_router(control: Control) -> APIRouter:
         that one was not revoked.
         """
         tenant, key = await _created(control, principal, TenantId(new.tenant_id), new.name)
-        await control.changed(
-            principal,
-            tenant.tenant_id,
-            "create",
-            ("tenant", tenant.tenant_id),
-            after=tenant_fields(tenant) | {"first_key": api_key_fields(key.kept)},
-        )
+        control.changed(tenant.tenant_id)
         response.headers["ETag"] = f'"{tenant.version}"'
         response.headers["Location"] = f"{PREFIX}/{tenant.tenant_id}"
         first_key = CreatedApiKeyOut(**api_key_fields(key.kept), api_key=key.text)
@@ -121,17 +120,9 @@ def tenants_router(control: Control) -> APIRouter:
         change = patch.change(_version(if_match))
         if tenant == OPERATOR_TENANT and change.status is TenantStatus.SUSPENDED:
             raise WrongState("the operator's tenant can't be suspended: nobody could take that back")
-        changed = await registry.change_tenant(tenant, change)
-        before, after = tenant_fields(changed.before), tenant_fields(changed.after)
-        differing = sorted(name for name in after if after[name] != before[name])
-        await control.changed(
-            principal,
-            tenant,
-            "update",
-            ("tenant", tenant),
-            before={name: before[name] for name in differing},
-            after={name: after[name] for name in differing},
-        )
+        record = await control.changes.record(principal, of=tenant)
+        changed = await registry.change_tenant(tenant, change, record=partial(_record_of_update, record))
+        control.changed(tenant)
         response.headers["ETag"] = f'"{changed.after.version}"'
         return _out(changed.after)
 
@@ -143,15 +134,18 @@ def tenants_router(control: Control) -> APIRouter:
         """Mark a suspended tenant as deleted, for good: nobody enters it any more, and its id is never used again."""
         tenant = await control.reachable(principal, tenant_id, route_of(request))
         require_administrator(principal, "deleting a tenant")
-        deleted = await registry.delete_tenant(tenant, version=_version(if_match))
-        await control.changed(
-            principal,
+        record = await control.changes.record(principal, of=tenant)
+        deleted = await registry.delete_tenant(
             tenant,
-            "delete",
-            ("tenant", tenant),
-            before=tenant_fields(deleted.before),
-            after=tenant_fields(deleted.after),
+            version=_version(if_match),
+            record=lambda deleted: record.messages(
+                "delete",
+                ("tenant", tenant),
+                before=tenant_fields(deleted.before),
+                after=tenant_fields(deleted.after),
+            ),
         )
+        control.changed(tenant)
         return _out(deleted.after)
 
     return router
@@ -160,17 +154,42 @@ def tenants_router(control: Control) -> APIRouter:
 async def _created(control: Control, principal: Principal, tenant: TenantId, name: str) -> tuple[Tenant, MadeKey]:
     now = from_us(control.clock.now_us())
     key = _first_key(control, principal, tenant, now + FIRST_KEY_LIFE)
+    record_of_new = await control.changes.record_of_new(principal)
+
+    def record(made: Tenant, keys: Mapping[KeyPurpose, NewTenantKey]) -> Sequence[Message]:
+        return _record_of_creation(record_of_new.of(made, keys), made, key.kept)
+
     try:
-        return await control.registry.create_tenant(tenant, name=name, first_key=key.kept), key
+        return await control.registry.create_tenant(tenant, name=name, first_key=key.kept, record=record), key
     except AlreadyExists:
         made = await control.registry.tenant(tenant)
         lost = await _lost_first_key(control, principal, made, name, now)
         if lost is None:
             raise
         key = _first_key(control, principal, tenant, lost.expires_at)
-        await control.registry.create_api_key(key.kept)
-        await control.registry.revoke_api_key(tenant, lost.key_id)
+        record_again = await control.changes.record(principal, of=tenant)
+        await control.registry.create_api_key(
+            key.kept,
+            in_place_of=lost.key_id,
+            record=lambda kept: _record_of_creation(record_again, made, kept),
+        )
         return made, key
+
+
+def _record_of_creation(record: ChangeRecord, tenant: Tenant, first_key: ApiKey) -> Sequence[Message]:
+    after = tenant_fields(tenant) | {"first_key": api_key_fields(first_key)}
+    return record.messages("create", ("tenant", tenant.tenant_id), after=after)
+
+
+def _record_of_update(record: ChangeRecord, changed: TenantChanged) -> Sequence[Message]:
+    before, after = tenant_fields(changed.before), tenant_fields(changed.after)
+    differing = sorted(name for name in after if after[name] != before[name])
+    return record.under(changed.after).messages(
+        "update",
+        ("tenant", changed.after.tenant_id),
+        before={name: before[name] for name in differing},
+        after={name: after[name] for name in differing},
+    )
 
 
 async def _lost_first_key(

@@ -151,6 +151,8 @@ async def _admin(reach: _Reach, building: _Building) -> _Built:
     part = admin_part(
         registry=await reach.backends.tenant_registry(reach.url, reach.key_store),
         directory=building.directory,
+        keyring=reach.keyring,
+        queue=reach.queue,
         access=access,
         clock=building.clock,
         dev_issuer=building.dev_issuer,

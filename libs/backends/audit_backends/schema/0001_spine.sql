@@ -83,6 +83,17 @@ INSERT INTO auditlog.key_purposes VALUES
     ('auditlog_query', 'cursor'), ('auditlog_query', 'receipt'),
     ('auditlog_admin', 'transport'), ('auditlog_admin', 'lookup');
 
+-- Records of changes to control data, as messages for the event queue. Each is written in the transaction of its change,
+-- and lies here until the queue has it.
+CREATE TABLE auditlog.outbox (
+    outbox_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant     text NOT NULL,
+    batch_id   uuid NOT NULL,
+    body       bytea NOT NULL,
+    written_at timestamptz NOT NULL DEFAULT auditlog.now()
+);
+ALTER TABLE auditlog.outbox ALTER COLUMN body SET STORAGE EXTERNAL;
+
 -- The ledger ---------------------------------------------------------------------------------------------------------
 
 -- One row a tenant, locked by each append. Narrow and loosely filled, so that its updates stay on their page.
@@ -246,6 +257,21 @@ END
 $$;
 REVOKE ALL ON FUNCTION auditlog.create_tenant FROM public;
 
+-- Takes the oldest messages out that nobody else has in hand. They are back if the transaction does not commit.
+-- A function, since to lock a row one needs the right to update it.
+CREATE FUNCTION auditlog.take_outbox(messages_max integer) RETURNS TABLE (tenant text, batch_id uuid, body bytea)
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+WITH taken AS (
+    DELETE FROM auditlog.outbox WHERE outbox_id = ANY (ARRAY(
+        SELECT outbox_id FROM auditlog.outbox ORDER BY outbox_id LIMIT messages_max FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING *
+)
+SELECT tenant, batch_id, body FROM taken ORDER BY outbox_id
+$$;
+REVOKE ALL ON FUNCTION auditlog.take_outbox FROM public;
+
 -- When keys were last used, as the projector read it in what they submitted.
 CREATE FUNCTION auditlog.touch_api_keys(of_tenants text[], of_keys uuid[], used_at timestamptz[]) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -303,7 +329,7 @@ GRANT USAGE ON SCHEMA auditlog_directory TO auditlog_ingest, auditlog_projector,
 GRANT SELECT ON ALL TABLES IN SCHEMA auditlog_directory
     TO auditlog_ingest, auditlog_projector, auditlog_query, auditlog_admin;
 
--- Reads, admin changes and refused attempts are recorded through the queue, so query and admin may send to it.
+-- Reads, admin's changes and refused attempts are recorded through the queue, so query and admin may send to it.
 GRANT USAGE ON SCHEMA auditlog_queue TO auditlog_ingest, auditlog_projector, auditlog_query, auditlog_admin;
 GRANT INSERT (tenant, batch_id, body) ON auditlog_queue.messages
     TO auditlog_ingest, auditlog_projector, auditlog_query, auditlog_admin;
@@ -334,4 +360,5 @@ GRANT SELECT (tenant, purpose, generation, key_id, created_at) ON auditlog.tenan
 GRANT UPDATE (name, status, ingest, masking, limits, retention_days, version) ON auditlog.tenants TO auditlog_admin;
 GRANT INSERT ON auditlog.api_keys, auditlog.tenant_keys TO auditlog_admin;
 GRANT UPDATE (revoked_at) ON auditlog.api_keys TO auditlog_admin;
-GRANT EXECUTE ON FUNCTION auditlog.create_tenant TO auditlog_admin;
+GRANT INSERT (tenant, batch_id, body), SELECT (outbox_id, written_at) ON auditlog.outbox TO auditlog_admin;
+GRANT EXECUTE ON FUNCTION auditlog.create_tenant, auditlog.take_outbox TO auditlog_admin;

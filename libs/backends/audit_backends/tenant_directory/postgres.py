@@ -10,7 +10,7 @@ ends with the transaction, so that no connection goes back to its pool with one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -28,18 +28,22 @@ from audit_contracts.errors import (
     WrongState,
 )
 from audit_contracts.masking_policy import MaskingPolicy
+from audit_contracts.ports.event_queue import Message
 from audit_contracts.ports.key_store import KeyStore
 from audit_contracts.ports.tenant_directory import (
     ApiKey,
     IngestMode,
     KeyGeneration,
+    OutboxDepth,
+    Record,
+    RecordOfNew,
     Tenant,
     TenantChange,
     TenantChanged,
     TenantLimits,
     TenantStatus,
 )
-from audit_contracts.ports.tenant_keys import ROTATING, KeyPurpose, TenantKey
+from audit_contracts.ports.tenant_keys import ROTATING, KeyPurpose, NewTenantKey, TenantKey
 from audit_contracts.principal import DataScope, Permission, Role, TenantId
 
 ACQUIRE_TIMEOUT_S: Final = 5.0
@@ -80,6 +84,18 @@ FROM unnest($2::text[], $3::uuid[], $4::bytea[]) AS new (purpose, key_id, wrappe
 LEFT JOIN auditlog.tenant_keys old ON old.tenant = $1 AND old.purpose = new.purpose
 GROUP BY new.purpose, new.key_id, new.wrapped
 RETURNING purpose, generation, key_id, created_at
+"""
+_REVOKE: Final = f"""
+UPDATE auditlog.api_keys SET revoked_at = coalesce(revoked_at, auditlog.now())
+WHERE tenant = $1 AND key_id = $2
+RETURNING {_API_KEY}
+"""
+_PUT_INTO_OUTBOX: Final = """
+INSERT INTO auditlog.outbox (tenant, batch_id, body) SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[])
+"""
+_OUTBOX_DEPTH: Final = """
+SELECT count(*), coalesce(extract(epoch FROM auditlog.now() - min(written_at)), 0)::double precision
+FROM auditlog.outbox
 """
 
 _encode_json = msgspec.json.Encoder().encode
@@ -154,18 +170,26 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
         super().__init__(pool)
         self._key_store = key_store
 
-    async def create_tenant(self, tenant: TenantId, *, name: str, first_key: ApiKey | None = None) -> Tenant:
-        keys = await self._new_keys(tenant, list(KeyPurpose))
+    async def create_tenant(
+        self, tenant: TenantId, *, name: str, first_key: ApiKey | None = None, record: RecordOfNew | None = None
+    ) -> Tenant:
+        keys = await self._new_keys(tenant, KeyPurpose)
         async with self._changing() as connection:
             try:
                 row = await connection.fetchrow(
-                    f"SELECT {_TENANT} FROM auditlog.create_tenant($1, $2, $3, $4, $5)", tenant, name, *keys
+                    f"SELECT {_TENANT} FROM auditlog.create_tenant($1, $2, $3, $4, $5)",
+                    tenant,
+                    name,
+                    *_columns(keys),
                 )
             except asyncpg.UniqueViolationError as exc:
                 raise AlreadyExists("there is or was a tenant of this id; an id is never used again") from exc
             if first_key is not None:
                 await _insert_api_key(connection, first_key)
-        return _tenant(row)
+            made = _tenant(row)
+            if record is not None:
+                await _put_into_outbox(connection, record(made, keys))
+        return made
 
     async def tenants(self, *, after: TenantId | None, limit: int) -> Sequence[Tenant]:
         async with self._reached() as connection:
@@ -176,7 +200,9 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
             )
         return [_tenant(row) for row in rows]
 
-    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> TenantChanged:
+    async def change_tenant(
+        self, tenant: TenantId, change: TenantChange, *, record: Record[TenantChanged] | None = None
+    ) -> TenantChanged:
         async with self._changing() as connection:
             before = await _locked(connection, tenant, change.version)
             row = await connection.fetchrow(
@@ -189,27 +215,46 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
                 None if change.limits is None else _encode_json(change.limits).decode(),
                 change.retention_days,
             )
-        return TenantChanged(before, _tenant(row))
+            changed = TenantChanged(before, _tenant(row))
+            if record is not None:
+                await _put_into_outbox(connection, record(changed))
+        return changed
 
-    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> TenantChanged:
+    async def delete_tenant(
+        self, tenant: TenantId, *, version: int | None = None, record: Record[TenantChanged] | None = None
+    ) -> TenantChanged:
         async with self._changing() as connection:
             before = await _locked(connection, tenant, version)
             if before.status is not TenantStatus.SUSPENDED:
                 raise WrongState("a tenant must be suspended before it is deleted")
             row = await connection.fetchrow(_CHANGE_TENANT, tenant, None, TenantStatus.DELETED, None, None, None, None)
-        return TenantChanged(before, _tenant(row))
+            deleted = TenantChanged(before, _tenant(row))
+            if record is not None:
+                await _put_into_outbox(connection, record(deleted))
+        return deleted
 
-    async def rotate_keys(self, tenant: TenantId) -> Sequence[KeyGeneration]:
-        keys = await self._new_keys(tenant, sorted(ROTATING))
+    async def rotate_keys(
+        self, tenant: TenantId, *, record: Record[Sequence[KeyGeneration]] | None = None
+    ) -> Sequence[KeyGeneration]:
+        keys = await self._new_keys(tenant, ROTATING)
         async with self._changing() as connection:
             await _locked(connection, tenant, None)
-            rows = await connection.fetch(_ROTATE, tenant, *keys)
-        return sorted((_generation(row) for row in rows), key=lambda generation: generation.purpose)
+            rows = await connection.fetch(_ROTATE, tenant, *_columns(keys))
+            rotated = sorted((_generation(row) for row in rows), key=lambda generation: generation.purpose)
+            if record is not None:
+                await _put_into_outbox(connection, record(rotated))
+        return rotated
 
-    async def create_api_key(self, key: ApiKey) -> None:
+    async def create_api_key(
+        self, key: ApiKey, *, in_place_of: UUID | None = None, record: Record[ApiKey] | None = None
+    ) -> None:
         async with self._changing() as connection:
             await _locked(connection, key.tenant, None)
             await _insert_api_key(connection, key)
+            if in_place_of is not None:
+                await connection.execute(_REVOKE, key.tenant, in_place_of)
+            if record is not None:
+                await _put_into_outbox(connection, record(key))
 
     async def api_keys(self, tenant: TenantId, *, before: UUID | None, limit: int) -> Sequence[ApiKey]:
         async with self._reached() as connection:
@@ -222,24 +267,31 @@ class PostgresTenantRegistry(PostgresTenantDirectory):
             )
         return [_api_key(row) for row in rows]
 
-    async def revoke_api_key(self, tenant: TenantId, key_id: UUID) -> ApiKey:
+    async def revoke_api_key(self, tenant: TenantId, key_id: UUID, *, record: Record[ApiKey] | None = None) -> ApiKey:
         async with self._changing() as connection:
-            row = await connection.fetchrow(
-                "UPDATE auditlog.api_keys SET revoked_at = coalesce(revoked_at, auditlog.now()) "
-                f"WHERE tenant = $1 AND key_id = $2 RETURNING {_API_KEY}",
-                tenant,
-                key_id,
-            )
-        if row is None:
-            raise NotFound(_NO_API_KEY)
-        return _api_key(row)
+            row = await connection.fetchrow(_REVOKE, tenant, key_id)
+            if row is None:
+                raise NotFound(_NO_API_KEY)
+            revoked = _api_key(row)
+            if record is not None:
+                await _put_into_outbox(connection, record(revoked))
+        return revoked
 
-    async def _new_keys(
-        self, tenant: TenantId, purposes: Sequence[KeyPurpose]
-    ) -> tuple[Sequence[str], Sequence[UUID], Sequence[bytes]]:
-        """Fresh keys as three columns: purposes, ids, wrapped keys."""
-        wrapped = [(await self._key_store.new_data_key(tenant, purpose.value)).wrapped for purpose in purposes]
-        return [purpose.value for purpose in purposes], [uuid4() for _ in purposes], wrapped
+    @asynccontextmanager
+    async def taken_from_outbox(self, *, messages_max: int) -> AsyncIterator[Sequence[Message]]:
+        async with self._changing() as connection:
+            rows = await connection.fetch("SELECT tenant, batch_id, body FROM auditlog.take_outbox($1)", messages_max)
+            yield [Message(TenantId(row["tenant"]), row["batch_id"], row["body"]) for row in rows]
+
+    async def outbox_depth(self) -> OutboxDepth:
+        async with self._reached() as connection:
+            row = await connection.fetchrow(_OUTBOX_DEPTH)
+        assert row is not None  # noqa: S101 - an aggregate always answers one row
+        return OutboxDepth(*row)
+
+    async def _new_keys(self, tenant: TenantId, purposes: Iterable[KeyPurpose]) -> Mapping[KeyPurpose, NewTenantKey]:
+        made = {purpose: await self._key_store.new_data_key(tenant, purpose.value) for purpose in purposes}
+        return {purpose: NewTenantKey(uuid4(), key.plain, key.wrapped) for purpose, key in made.items()}
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
@@ -266,6 +318,20 @@ async def _locked(connection: PoolConnectionProxy[Any], tenant: TenantId, versio
     if version is not None and row["version"] != version:
         raise Outdated(f"the tenant is at version {row['version']}")
     return _tenant(row)
+
+
+def _columns(keys: Mapping[KeyPurpose, NewTenantKey]) -> tuple[list[str], list[UUID], list[bytes]]:
+    made = keys.values()
+    return [purpose.value for purpose in keys], [key.key_id for key in made], [key.wrapped for key in made]
+
+
+async def _put_into_outbox(connection: PoolConnectionProxy[Any], messages: Sequence[Message]) -> None:
+    await connection.execute(
+        _PUT_INTO_OUTBOX,
+        [message.tenant for message in messages],
+        [message.batch_id for message in messages],
+        [message.body for message in messages],
+    )
 
 
 async def _insert_api_key(connection: PoolConnectionProxy[Any], key: ApiKey) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from audit_contracts.masking_policy import MaskingPolicy
-from audit_contracts.ports.tenant_keys import KeyPurpose
+from audit_contracts.ports.event_queue import Message
+from audit_contracts.ports.tenant_keys import KeyPurpose, NewTenantKey
 from audit_contracts.principal import DataScope, Permission, Role, TenantId
 
 EVENTS_PER_S_MAX: Final = 1_000_000
@@ -20,6 +22,9 @@ BURST_EVENTS_MAX: Final = 10_000_000
 RETENTION_DAYS_MAX: Final = 36_500
 TENANT_NAME_CHARS_MAX: Final = 200
 KEY_NAME_CHARS_MAX: Final = 200
+
+
+_Change = TypeVar("_Change")
 
 
 class TenantStatus(StrEnum):
@@ -114,6 +119,19 @@ class KeyGeneration(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
+Record = Callable[[_Change], Sequence[Message]]
+"""The messages that record a change, given what was changed. It raises where there can be no record."""
+RecordOfNew = Callable[[Tenant, Mapping[KeyPurpose, NewTenantKey]], Sequence[Message]]
+"""The same for a tenant that is being created, whose keys nobody else can read yet."""
+
+
+class OutboxDepth(msgspec.Struct, frozen=True):
+    """The messages that the event queue is not known to have yet."""
+
+    messages: int
+    oldest_age_s: float
+
+
 class TenantDirectory(Protocol):
     """What each part may read. Answers may be cached by the caller for at most 30 seconds."""
 
@@ -148,12 +166,18 @@ class TenantRegistry(TenantDirectory, Protocol):
     """
     What admin writes. Each change is durable when its call returns.
 
+    `record` is asked once, when nothing but the commit is left to do; the messages that it answers are kept in the
+    outbox by that same commit, so that neither change nor record stands without the other. What it raises is raised,
+    and nothing was done. Without one, nothing is recorded.
+
     Every method raises:
         DirectoryUnavailable: nothing was done.
         OutcomeUnknown: the connection was lost in the commit; look before repeating.
     """
 
-    async def create_tenant(self, tenant: TenantId, *, name: str, first_key: ApiKey | None = None) -> Tenant:
+    async def create_tenant(
+        self, tenant: TenantId, *, name: str, first_key: ApiKey | None = None, record: RecordOfNew | None = None
+    ) -> Tenant:
         """
         A new active tenant with default policy, its own log (head, `log_id`) and its first keys of every purpose.
 
@@ -167,7 +191,9 @@ class TenantRegistry(TenantDirectory, Protocol):
     async def tenants(self, *, after: TenantId | None, limit: int) -> Sequence[Tenant]:
         """Up to `limit` tenants in the order of their ids, those behind `after`, deleted ones included."""
 
-    async def change_tenant(self, tenant: TenantId, change: TenantChange) -> TenantChanged:
+    async def change_tenant(
+        self, tenant: TenantId, change: TenantChange, *, record: Record[TenantChanged] | None = None
+    ) -> TenantChanged:
         """
         Set what `change` names.
 
@@ -176,7 +202,9 @@ class TenantRegistry(TenantDirectory, Protocol):
             Outdated: it is at another version than `change.version`.
         """
 
-    async def delete_tenant(self, tenant: TenantId, *, version: int | None = None) -> TenantChanged:
+    async def delete_tenant(
+        self, tenant: TenantId, *, version: int | None = None, record: Record[TenantChanged] | None = None
+    ) -> TenantChanged:
         """
         Mark a suspended tenant as deleted, for good; its data goes later.
 
@@ -186,7 +214,9 @@ class TenantRegistry(TenantDirectory, Protocol):
             Outdated: it is at another version than `version`.
         """
 
-    async def rotate_keys(self, tenant: TenantId) -> Sequence[KeyGeneration]:
+    async def rotate_keys(
+        self, tenant: TenantId, *, record: Record[Sequence[KeyGeneration]] | None = None
+    ) -> Sequence[KeyGeneration]:
         """
         Add the next generation of each purpose that rotates. What older ones have sealed still opens; each process
         writes with the new ones 5 minutes later at the latest.
@@ -196,9 +226,11 @@ class TenantRegistry(TenantDirectory, Protocol):
             KeyUnavailable: the key store can't be reached; nothing was done.
         """
 
-    async def create_api_key(self, key: ApiKey) -> None:
+    async def create_api_key(
+        self, key: ApiKey, *, in_place_of: UUID | None = None, record: Record[ApiKey] | None = None
+    ) -> None:
         """
-        Keep a new key of `key.tenant`.
+        Keep a new key of `key.tenant`, and revoke the one of id `in_place_of`.
 
         Raises:
             NotFound: there is no such tenant, or it is deleted.
@@ -210,10 +242,20 @@ class TenantRegistry(TenantDirectory, Protocol):
         and expired ones included.
         """
 
-    async def revoke_api_key(self, tenant: TenantId, key_id: UUID) -> ApiKey:
+    async def revoke_api_key(self, tenant: TenantId, key_id: UUID, *, record: Record[ApiKey] | None = None) -> ApiKey:
         """
         End a key for good; revoking it again changes nothing.
 
         Raises:
             NotFound: the tenant has no such key.
         """
+
+    def taken_from_outbox(self, *, messages_max: int) -> AbstractAsyncContextManager[Sequence[Message]]:
+        """
+        The oldest messages in the outbox that nobody else has in hand, in the order of their changes.
+
+        They are gone once the block has ended well, and back where it raises or the process dies in it.
+        """
+
+    async def outbox_depth(self) -> OutboxDepth:
+        """What lies in the outbox, in hand or not."""

@@ -45,6 +45,17 @@ class TenantKey(msgspec.Struct, frozen=True, kw_only=True):
         return f"TenantKey({self.tenant!r}, {self.purpose.value}, generation {self.generation})"
 
 
+class NewTenantKey(msgspec.Struct, frozen=True):
+    """A key that is being made: in clear, and as the key store wrapped it."""
+
+    key_id: UUID
+    plain: bytes
+    wrapped: bytes
+
+    def __repr__(self) -> str:
+        return f"NewTenantKey({self.key_id})"
+
+
 class TenantKeys(Protocol):
     """Where wrapped keys lie."""
 
