@@ -36,7 +36,8 @@ async def projector_against_copy(server: BenchServer, size: Size, _: LoadProcess
                 batch_id = uuid.uuid4()
                 body = codec.seal(TENANT, batch_id, time.time_ns() // 1_000, made[at : at + BATCH_EVENTS], key)
                 await pipeline.send(Message(TENANT, batch_id, body))
-            await pipeline.owner.execute("CHECKPOINT")
+            # As the days are that the projector attaches ahead; COPY's are there before it begins, too.
+            await pipeline.owner.execute("SELECT auditlog.attach_days(auditlog.now()::date, 3); CHECKPOINT")
             started = time.perf_counter()
             async with projecting(pipeline.projector()):
                 await pipeline.until("SELECT next_position FROM auditlog.heads", count)
