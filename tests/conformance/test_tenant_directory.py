@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -23,10 +24,12 @@ from audit_contracts.errors import (
     NotFound,
     OutcomeUnknown,
     Outdated,
+    QueueUnavailable,
     WrongState,
 )
 from audit_contracts.ids import uuid7
 from audit_contracts.masking_policy import KeyRule, MaskingPolicy, RuleChoice
+from audit_contracts.ports.event_queue import Message
 from audit_contracts.ports.key_store import DataKey
 from audit_contracts.ports.tenant_directory import (
     ApiKey,
@@ -35,9 +38,10 @@ from audit_contracts.ports.tenant_directory import (
     TenantChange,
     TenantChanged,
     TenantLimits,
+    TenantRegistry,
     TenantStatus,
 )
-from audit_contracts.ports.tenant_keys import ROTATING, KeyPurpose
+from audit_contracts.ports.tenant_keys import ROTATING, KeyPurpose, NewTenantKey
 from audit_contracts.principal import DataScope, Permission, Role, TenantId
 from audit_kit.clock import SystemClock
 from audit_kit.keyring import Keyring
@@ -335,6 +339,117 @@ async def test_no_secret_shows_in_a_repr(opened: OpenDirectory) -> None:
     shown += repr(await opened.part["ingest"].current(ACME, KeyPurpose.TRANSPORT))
     assert "secret_hash" not in shown
     assert "wrapped" not in shown
+
+
+def a_message(tenant: TenantId = ACME, body: bytes = b"sealed") -> Message:
+    return Message(tenant, uuid.uuid4(), body)
+
+
+REVOKED = an_api_key(at_us=NOW_US + 1_000)
+RecordingChange = Callable[[TenantRegistry, Callable[..., list[Message]]], Awaitable[object]]
+CHANGES: Mapping[str, RecordingChange] = {
+    "create_tenant": lambda registry, record: registry.create_tenant(GLOBEX, name="Globex", record=record),
+    "change_tenant": lambda registry, record: registry.change_tenant(ACME, TenantChange(name="x"), record=record),
+    "delete_tenant": lambda registry, record: registry.delete_tenant(ACME, record=record),
+    "rotate_keys": lambda registry, record: registry.rotate_keys(ACME, record=record),
+    "create_api_key": lambda registry, record: registry.create_api_key(an_api_key(), record=record),
+    "revoke_api_key": lambda registry, record: registry.revoke_api_key(ACME, REVOKED.key_id, record=record),
+}
+
+
+async def everything(opened: OpenDirectory) -> str:
+    """All rows of what the registry writes, outbox included."""
+    tables = ("tenants", "api_keys", "tenant_keys", "heads", "outbox")
+    return str([await opened.owner.fetch(f"SELECT t::text FROM auditlog.{table} t ORDER BY 1") for table in tables])
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_a_change_and_its_record_are_kept_together_or_not_at_all(opened: OpenDirectory, name: str) -> None:
+    await opened.registry.create_tenant(ACME, name="Acme", first_key=REVOKED)
+    await opened.registry.change_tenant(ACME, TenantChange(status=TenantStatus.SUSPENDED))
+    before, told, change = await everything(opened), list[object](), CHANGES[name]
+
+    def no_record(*_: object) -> list[Message]:
+        raise KeyUnavailable("there can be no record")
+
+    def unwritable(*_: object) -> list[Message]:
+        return [a_message(), a_message(TenantId("no\0tenant"))]
+
+    def record(*changed: object) -> list[Message]:
+        told.append(changed[0])
+        return [a_message(body=b"1"), a_message(GLOBEX, body=b"2")]
+
+    with pytest.raises(KeyUnavailable):
+        await change(opened.registry, no_record)
+    with pytest.raises(DirectoryUnavailable):
+        await change(opened.registry, unwritable)
+    assert await everything(opened) == before
+    changed = await change(opened.registry, record)
+    assert len(told) == 1
+    assert changed is None or told == [changed]
+    async with opened.registry.taken_from_outbox(messages_max=10) as messages:
+        assert [(message.tenant, message.body) for message in messages] == [(ACME, b"1"), (GLOBEX, b"2")]
+    assert (await opened.registry.outbox_depth()).messages == 0
+
+
+async def test_a_new_tenants_record_is_made_with_the_keys_that_it_gets(opened: OpenDirectory) -> None:
+    made: dict[KeyPurpose, NewTenantKey] = {}
+
+    def record(_: Tenant, keys: Mapping[KeyPurpose, NewTenantKey]) -> list[Message]:
+        made.update(keys)
+        return []
+
+    await opened.registry.create_tenant(ACME, name="Acme", record=record)
+    rows = await opened.owner.fetch("SELECT purpose, key_id, wrapped FROM auditlog.tenant_keys")
+    assert {(row["purpose"], row["key_id"]) for row in rows} == {(of.value, key.key_id) for of, key in made.items()}
+    for row in rows:
+        plain = await opened.key_store.unwrap(ACME, row["purpose"], row["wrapped"])
+        assert plain == made[KeyPurpose(row["purpose"])].plain
+        assert str(plain) not in repr(made)
+
+
+async def test_a_key_in_place_of_another_ends_that_one(opened: OpenDirectory) -> None:
+    old, new = an_api_key(), an_api_key(at_us=NOW_US + 1_000)
+    await opened.registry.create_tenant(ACME, name="Acme", first_key=old)
+    await opened.registry.create_api_key(new, in_place_of=old.key_id)
+    kept = await opened.registry.api_keys(ACME, before=None, limit=10)
+    assert [(key.key_id, key.revoked_at is None) for key in kept] == [(new.key_id, True), (old.key_id, False)]
+
+
+async def _fill_outbox(opened: OpenDirectory, count: int) -> list[Message]:
+    messages = [a_message() for _ in range(count)]
+    await opened.registry.create_tenant(ACME, name="Acme", record=lambda *_: messages)
+    return messages
+
+
+async def test_the_outbox_gives_its_messages_in_order_and_each_to_one_alone(opened: OpenDirectory) -> None:
+    messages = await _fill_outbox(opened, 5)
+    take = opened.registry.taken_from_outbox
+    async with take(messages_max=2) as first, take(messages_max=2) as second:
+        assert (first, second) == (messages[:2], messages[2:4])
+        assert await opened.owner.fetchval("SELECT count(*) FROM auditlog.outbox") == 5
+    async with take(messages_max=2) as rest:
+        assert rest == messages[4:]
+    depth = await opened.registry.outbox_depth()
+    assert (depth.messages, depth.oldest_age_s) == (0, 0)
+
+
+async def test_what_was_taken_from_the_outbox_is_back_where_its_taker_failed(opened: OpenDirectory) -> None:
+    messages = await _fill_outbox(opened, 2)
+    take = opened.registry.taken_from_outbox
+    for failure in (QueueUnavailable("down"), asyncio.CancelledError()):
+        with suppress(type(failure)):
+            async with take(messages_max=10) as taken:
+                assert taken == messages
+                raise failure
+    with pytest.raises(OutcomeUnknown):
+        async with take(messages_max=10):
+            await opened.owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND state = 'idle in transaction'"
+            )
+    async with take(messages_max=10) as taken:
+        assert taken == messages
 
 
 class _LockedKeyStore(FileKeyStore):
