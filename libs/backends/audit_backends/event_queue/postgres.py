@@ -60,14 +60,14 @@ WITH RECURSIVE turn AS (
         SELECT message_id FROM ranked ORDER BY rank, tenant <= $3, tenant LIMIT 4 * $1
     )) WITH ORDINALITY AS c (message_id, turn)
 ), picked AS (
-    SELECT m.message_id FROM candidates c JOIN auditlog_queue.messages m USING (message_id)
+    SELECT m.message_id, c.turn FROM candidates c JOIN auditlog_queue.messages m USING (message_id)
     WHERE m.visible_at <= auditlog.now()
     ORDER BY c.turn LIMIT $1 FOR UPDATE OF m SKIP LOCKED
 )
 UPDATE auditlog_queue.messages m
 SET visible_at = auditlog.now() + make_interval(secs => $2), receives = receives + 1, receipt = gen_random_uuid()
 FROM picked p WHERE m.message_id = p.message_id
-RETURNING m.message_id, m.tenant, m.body, m.receipt, m.receives
+RETURNING m.message_id, m.tenant, m.body, m.receipt, m.receives, p.turn
 """
 
 _HIDE: Final = """
@@ -141,8 +141,9 @@ class PostgresEventQueue:
                 rows = await self._pool.fetch(_RECEIVE, messages_max, visibility_s, self._last_served)
                 left_s = until_s - time.monotonic()
                 if rows or left_s <= 0:
-                    # The oldest first, since UPDATE … RETURNING knows no order.
-                    rows.sort(key=lambda row: row["message_id"])
+                    # In turn, since UPDATE … RETURNING knows no order: each tenant's first, the oldest, before anyone's
+                    # second. Who writes them in this order lets no tenant wait for all messages of another.
+                    rows.sort(key=lambda row: row["turn"])
                     served = {row["tenant"] for row in rows}
                     self._last_served = max(served, key=lambda t: (t <= self._last_served, t), default="")
                     return [
