@@ -36,6 +36,7 @@ JWT = "ey" + "JhbGciOiJIUzI1NiJ9." + "ey" + "JzdWIiOiIxMjM0In0." + "c2lnbmF0dXJl
 GITHUB = "gh" + "p_" + "a1B2" * 9
 VENDOR_TOKENS = [
     GITHUB,
+    "al" + "k.acme-1." + "AaIC06-_zCWtKO0VVVcAnw" + "." + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0-_X",
     "github" + "_pat_" + "A1b2_" * 8,
     "gl" + "pat-" + "x1Y2-" * 4,
     "xo" + "xb-" + "123456789012-abcdefABCDEF",
@@ -523,6 +524,34 @@ def test_a_secret_in_slot_0_is_refused(field: str) -> None:
     assert [(fault.pointer, fault.code) for fault in refused.value.violations] == [(f"/{field}", "secret_in_core")]
     assert GITHUB not in str(refused.value.violations)
     assert MASKER.as_kept(field, GITHUB) == GITHUB
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"patterns": [{"name": "all", "pattern": r"[\s\S]"}]},
+        {"patterns": [{"name": "own", "pattern": r"auditlog\.change"}]},
+        {"keys": [{"key": "user"}]},
+    ],
+)
+def test_a_tenants_own_rules_never_decide_which_actions_are_recorded(policy: dict[str, Any]) -> None:
+    masker = Masker(MaskingPolicy.parse(policy), b"k" * 32)
+    for action in ("DELETE", "auditlog.change", "user:create"):
+        kept, _ = masker.mask_fields(ENTRY | {"action": action})
+        assert kept["action"] == action
+    with pytest.raises(InvalidEntry):
+        masker.mask_fields(ENTRY | {"source": GITHUB})
+
+
+def test_a_named_rule_that_a_tenant_switched_on_holds_in_slot_0_too() -> None:
+    policy = {"rules": [{"rule": "email", "mode": "hash"}], "keys": [{"key": "badge"}]}
+    with pytest.raises(InvalidEntry):
+        Masker(MaskingPolicy.parse(policy), b"k" * 32).mask_fields(ENTRY | {"source": "ada@example.com"})
+
+
+def test_a_key_in_full_width_letters_is_the_same_key() -> None:
+    wide = "".join(chr(ord(char) + 0xFEE0) for char in "password")
+    assert MASKER.mask_fields({"metadata": {wide: "x"}})[0] == {"metadata": {wide: "[REDACTED]"}}
 
 
 def test_two_masked_keys_never_become_one() -> None:

@@ -24,7 +24,10 @@ from audit_kit.masking_walk import MaskedPath, Walk
 CORE_FIELDS: Final = frozenset(
     {"action", "resource_type", "source", "request_id", "correlation_id", "trace_id", "producer_id"}
 )
-"""Fields of slot 0: what would have to be masked there is refused."""
+"""
+Fields of slot 0: what would have to be masked there is refused, by the default and the named rules alone. A tenant's
+own keys and patterns have no say there, or its admin could choose which actions are never recorded.
+"""
 OWNER_FIELDS: Final = frozenset({"user_id", "subject_id", "submitted_by"})
 """Fields that say whose an entry is: hashed as a whole whatever a rule's mode, so that owners stay apart."""
 _NOT_TEXT: Final = frozenset(
@@ -46,6 +49,7 @@ class Masker:
             hash_key: the tenant's own; values that were hashed are found again under the same key only.
         """
         self._rules = rules_of(policy)
+        self._core_rules = rules_of(MaskingPolicy(rules=policy.rules)) if policy.keys or policy.patterns else None
         self._hash_key = hash_key
 
     def mask(self, entry: EntryIn) -> tuple[EntryIn, list[MaskedPath]]:
@@ -96,15 +100,16 @@ class Masker:
     def _masked(self, fields: Mapping[str, Any], tripped: Tripped) -> tuple[dict[str, Any], list[MaskedPath]]:
         """The fields that change, as they are to be kept."""
         walk = Walk(tripped, self.stand_in)
+        core_rules = tripped.rules if self._core_rules is None else self._core_rules.every
         refused = []
         changed = {}
         for name, value in fields.items():
             if name in _NOT_TEXT:
                 continue
             if name in CORE_FIELDS:
-                refused += [_refusal(name, rule) for rule in walk.rules_in(value)]
+                refused += [_refusal(name, rule) for rule in walk.rules_in(value, core_rules)]
             elif name in OWNER_FIELDS:
-                found = walk.rules_in(value)
+                found = walk.rules_in(value, tripped.rules)
                 if found:
                     changed[name] = self.hash_value(value)
                     walk.note(name, found)

@@ -8,6 +8,7 @@ Which keys hold secrets: a key in any case style is split into words, and its la
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ SECRET_KEYS: Final = (
     *("private key", "private key pem", "key material", "api key", "app key", "application key", "auth key"),
     *("shared key", "pre shared key", "shared access key", "account key", "signing key", "sas key", "psk"),
     *("access token", "refresh token", "id token", "session token", "security token", "bearer token", "auth token"),
+    *("connection string", "bearer"),
     *("oauth token", "api token", "bot token", "csrf token", "xsrf token", "reset token", "identity token"),
     *("login token", "jwt token", "service token", "registration token", "sas token", "web token", "jwt"),
     *("authorization", "authorization header", "auth header", "authorization code", "client assertion"),
@@ -63,7 +65,8 @@ _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 def words_of(key: str) -> list[str]:
     """The words of a key's end in lower case, whatever its style: `awsSECRETAccessKey2` is aws, secret, access, key."""
-    return [word.lower() for word in _WORD.findall(key[-KEY_TAIL_CHARS:])]
+    tail = key[-KEY_TAIL_CHARS:]
+    return [word.lower() for word in _WORD.findall(tail if tail.isascii() else unicodedata.normalize("NFKC", tail))]
 
 
 class SecretKeys:

@@ -42,6 +42,7 @@ def matching(expression: str) -> Callable[[bytes], Spans]:
 
 
 _VENDOR_TOKENS: Final = (
+    r"alk\.[a-z0-9][a-z0-9_-]{0,62}\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",  # our own API keys
     r"gh[pousr]_[A-Za-z0-9]{30,}",  # GitHub
     r"github_pat_[A-Za-z0-9_]{22,}",
     r"gl(?:pat|ptt|dt|rt|cbt|ft|soat|imt|agent|oas)-[A-Za-z0-9_.-]{20,}",  # GitLab
@@ -83,7 +84,7 @@ _VENDOR_GUARD: Final = (
     r"|[sr]k_(?:live|test)_|whsec_|AIza[A-Za-z0-9_-]{9}|GOCSPX-|ya29\.|npm_[A-Za-z0-9]{9}|pypi-[A-Za-z0-9_-]{20}|rubygems_"
     r"|SG\.[A-Za-z0-9_-]{9}|SK[a-f0-9]{9}|sk-[A-Za-z0-9_-]{20}|hf_[A-Za-z0-9]{9}|do[opr]_v1_|shp[a-z]{2}_|sq0[a-z]{3}-"
     r"|hv[sbr]\.[A-Za-z0-9_-]{9}|\.atlasv1\.|dapi[a-f0-9]{9}|dckr_pat_|gl(?:c|sa)_[A-Za-z0-9+/=_]{9}|NRAK-|ATATT3|lin_api_"
-    r"|figd_|sbp_[a-f0-9]{9}|key-[a-f0-9]{9}|[0-9]{8}:AA|AGE-SECRET-KEY-1|IQoJb3JpZ2lu|F[wQ]oGZXIvYXdz"
+    r"|alk\.[a-z0-9]|figd_|sbp_[a-f0-9]{9}|key-[a-f0-9]{9}|[0-9]{8}:AA|AGE-SECRET-KEY-1|IQoJb3JpZ2lu|F[wQ]oGZXIvYXdz"
 )
 
 _SCHEME = re2.compile(rb"(?i)\b(bearer|basic)(?:[ \t]|%20|\+)+([A-Za-z0-9._~+/=%-]{6,})")

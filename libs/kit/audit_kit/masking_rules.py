@@ -22,6 +22,8 @@ from audit_kit.masking_patterns import OPTIONAL_RULES, VALUE_RULES, ValueRule
 
 # JSON inside a string may write any character as an escape, which hides it from every guard.
 _ESCAPED_TWICE: Final = r"\\\\(?:u[0-9A-Fa-f]{4}|/)"
+# Full-width letters, of which a key may be written; no rule but the keys knows them.
+_FULL_WIDTH: Final = r"[\x{FF21}-\x{FF5A}]"
 
 
 class Rule(NamedTuple):
@@ -62,7 +64,7 @@ class Rules:
         options = re2.Options()
         options.max_mem = 64 << 20
         self._guards = re2.Set.SearchSet(options)
-        for guard in [*(rule.guard for rule in guarded), self.keys.guard(), _ESCAPED_TWICE]:
+        for guard in [*(rule.guard for rule in guarded), self.keys.guard(), _ESCAPED_TWICE, _FULL_WIDTH]:
             self._guards.Add(guard)
         self._guards.Compile()
 

@@ -56,9 +56,9 @@ class Walk:
         self._found: dict[MaskedPath, None] = {}
         self._embedded_in: list[_Path] = []
 
-    def rules_in(self, text: str) -> list[str]:
-        """The names of the rules that find a secret in `text`."""
-        spans = self._spans(text.encode(), self._rules)
+    def rules_in(self, text: str, rules: tuple[Rule, ...]) -> list[str]:
+        """The names of those of `rules` that find a secret in `text`."""
+        spans = self._spans(text.encode(), rules)
         return [_TOO_MANY_RULE] if spans is None else list(dict.fromkeys(rule.name for _, _, rule in spans))
 
     def note(self, field: str, rules: Iterable[str]) -> None:
