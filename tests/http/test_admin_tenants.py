@@ -318,6 +318,7 @@ async def test_the_operator_cannot_lock_itself_out(world: AdminWorld) -> None:
     for method, body in (("PATCH", {"status": "suspended"}), ("DELETE", None)):
         answer = await world.call(method, "/tenants/operator", body, token=world.operator_key)
         assert answer.status_code == 409
+        assert "nobody could" in answer.json()["detail"]
 
 
 async def test_a_rotation_adds_a_generation_and_says_which(world: AdminWorld) -> None:

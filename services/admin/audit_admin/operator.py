@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from audit_admin.api_key_making import make_api_key
-from audit_contracts.errors import AlreadyExists
+from audit_contracts.errors import AlreadyExists, NotFound
 from audit_contracts.ports.clock import Clock
 from audit_contracts.ports.tenant_directory import TenantRegistry
 from audit_contracts.principal import OPERATOR_TENANT, Role
@@ -26,6 +26,12 @@ async def bootstrap_operator(registry: TenantRegistry, *, clock: Clock) -> str |
         DirectoryUnavailable, KeyUnavailable: nothing was made.
         OutcomeUnknown: it may have been made, and its key is lost then.
     """
+    try:
+        await registry.tenant(OPERATOR_TENANT)
+    except NotFound:
+        pass
+    else:
+        return None
     made = make_api_key(OPERATOR_TENANT, name="first key", role=Role.ADMIN, created_by=BOOTSTRAP, clock=clock)
     try:
         await registry.create_tenant(OPERATOR_TENANT, name="Operator", first_key=made.kept)

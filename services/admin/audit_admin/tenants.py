@@ -134,6 +134,8 @@ def tenants_router(control: Control) -> APIRouter:
         """Mark a suspended tenant as deleted, for good: nobody enters it any more, and its id is never used again."""
         tenant = await control.reachable(principal, tenant_id, route_of(request))
         require_administrator(principal, "deleting a tenant")
+        if tenant == OPERATOR_TENANT:
+            raise WrongState("the operator's tenant can't be deleted: nobody could administer the others")
         record = await control.changes.record(principal, of=tenant)
         deleted = await registry.delete_tenant(
             tenant,

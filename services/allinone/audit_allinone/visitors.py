@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from audit_allinone.data_folder import DataFolder
 from audit_allinone.profile import Profile, read_profile, write_profile
 from audit_allinone.wiring import Places
 from audit_backends.opening import opened_backends
-from audit_contracts.errors import AlreadyExists, NotFound, Unauthenticated
+from audit_contracts.errors import NotFound, Unauthenticated
 from audit_contracts.ports.clock import Clock
 from audit_contracts.ports.tenant_directory import TenantRegistry, TenantStatus
 from audit_contracts.principal import OPERATOR_TENANT, Role, TenantId
@@ -62,7 +61,9 @@ async def visitors(
         registry = await backends.tenant_registry(places.databases["admin"], key_store)
         operator = await _visitor(registry, OPERATOR_TENANT, folder.operator_profile, clock, operator_key)
         if with_demo:
-            with suppress(AlreadyExists):
+            try:
+                await registry.tenant(DEMO_TENANT)
+            except NotFound:
                 await registry.create_tenant(DEMO_TENANT, name=demo.NAME)
             name = DEMO_TENANT
         else:
