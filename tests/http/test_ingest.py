@@ -91,6 +91,8 @@ async def test_aliases_are_taken_and_never_both_names(server: IngestServer) -> N
         ({"user_id": None}, ["/user_id"]),
         ({"action": ""}, ["/action"]),
         ({"action": "auditlog.read"}, ["/action"]),
+        ({"action": "AUDITLOG.read"}, ["/action"]),
+        ({"source": "Auditlog"}, ["/source"]),
         ({"source": "auditlog"}, ["/source"]),
         ({"timestamp": "2026-01-01T00:00:00"}, ["/timestamp"]),
         ({"timestamp": "1969-12-31T23:59:59Z"}, ["/timestamp"]),

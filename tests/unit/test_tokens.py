@@ -311,7 +311,7 @@ async def test_an_access_level_that_is_none_is_refused(role: object) -> None:
     await refusal(signed(claims(access_level=role)))
 
 
-@pytest.mark.parametrize("subject", ["", "x" * 257, "a\nb", "a\u0000b", 7, ["ann"], {}])
+@pytest.mark.parametrize("subject", ["", "x" * 257, "a\nb", "a\u0000b", "[HASH:" + "0" * 32 + "]", 7, ["ann"], {}])
 async def test_a_subject_that_could_not_be_kept_is_refused(subject: object) -> None:
     await refusal(signed(claims(sub=subject)))
 

@@ -22,6 +22,9 @@ What takes a secret's place: its last four characters, a keyed hash that is the 
 tenant, or nothing but the word that something stood there. Each is stronger than the one before.
 """
 
+HASH_MARKER: Final = "[HASH:"
+"""How what stands for a hashed value begins. Nobody may be called so, or it would read what a masked owner wrote."""
+
 MODES: Final[dict[Mode, int]] = {"last4": 1, "hash": 2, "redact": 3}
 """The modes and their strength."""
 

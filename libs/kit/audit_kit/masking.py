@@ -17,7 +17,7 @@ import orjson
 
 from audit_contracts.errors import InvalidEntry, Violation
 from audit_contracts.event import EntryIn
-from audit_contracts.masking_policy import MaskingPolicy, Mode
+from audit_contracts.masking_policy import HASH_MARKER, MaskingPolicy, Mode
 from audit_kit.masking_rules import Tripped, rules_of
 from audit_kit.masking_walk import MaskedPath, Walk
 
@@ -95,7 +95,7 @@ class Masker:
     def hash_value(self, value: str) -> str:
         """What takes the place of `value` where it is masked by hash."""
         digest = hmac.digest(self._hash_key, _HASH_DOMAIN + value.encode(), "sha256")
-        return f"[HASH:{digest[:16].hex()}]"
+        return f"{HASH_MARKER}{digest[:16].hex()}]"
 
     def _masked(self, fields: Mapping[str, Any], tripped: Tripped) -> tuple[dict[str, Any], list[MaskedPath]]:
         """The fields that change, as they are to be kept."""

@@ -121,11 +121,12 @@ class EntryReader:
     def _checked(self, entry: EntryIn) -> tuple[int, list[str], list[Violation]]:
         """What a type can't say: the timestamp, its flags, and the reasons to refuse. Brings the address into form."""
         found = []
-        if entry.action.startswith(RESERVED_ACTION_PREFIX):
+        # In any case of letters: what looks like the product's own record must be one.
+        if entry.action.lower().startswith(RESERVED_ACTION_PREFIX):
             found.append(
                 Violation("/action", f"names that begin with {RESERVED_ACTION_PREFIX} are reserved", "reserved")
             )
-        if entry.source == ACCESS_SOURCE:
+        if entry.source is not None and entry.source.lower() == ACCESS_SOURCE:
             found.append(Violation("/source", f"{ACCESS_SOURCE} is reserved", "reserved"))
         if entry.metadata is not None and len(entry.metadata) > METADATA_KEYS_MAX:
             found.append(Violation("/metadata", f"more than {METADATA_KEYS_MAX} keys", "too_many"))

@@ -18,6 +18,7 @@ from jwt.exceptions import InvalidSubjectError
 
 from audit_contracts import strict_json
 from audit_contracts.errors import InvalidEntry, Unauthenticated
+from audit_contracts.masking_policy import HASH_MARKER
 from audit_contracts.principal import (
     SUBJECT_CHARS_MAX,
     DataScope,
@@ -141,6 +142,8 @@ def _principal(issuer: Issuer, claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_CHARS_MAX or not subject.isprintable():
         raise NotValidNow(f"the token's sub must be 1 to {SUBJECT_CHARS_MAX} printable characters", identity)
+    if HASH_MARKER in subject:
+        raise NotValidNow(f"the token's sub must not look like a masked value ({HASH_MARKER}…)", identity)
     try:
         tenant = tenant_id(claims["tenant_id"])
         role = Role(claims["access_level"])
