@@ -149,6 +149,20 @@ async def test_a_message_whose_seal_fails_is_dead_whole_and_kept_as_it_came(pipe
     assert await pipeline.owner.fetchval("SELECT array_agg(message) FROM auditlog.dead_letters") == [body]
 
 
+async def test_under_a_wrong_root_key_batches_wait_and_none_is_dead(pipeline: Pipeline, database: Database) -> None:
+    acme = await pipeline.new_tenant("acme")
+    sent = events(3)
+    await pipeline.send(await pipeline.message(acme, *sent))
+    async with open_pipeline(database) as strange, projecting(strange.projector()):
+        # Received, and given back for later.
+        await pipeline.until("SELECT receives > 0 AND receipt IS NULL FROM auditlog_queue.messages", True)
+    assert await pipeline.owner.fetchval(DEAD) == 0
+    await pipeline.owner.execute("UPDATE auditlog_queue.messages SET visible_at = auditlog.now()")
+    async with projecting(pipeline.projector()):
+        await pipeline.drained()
+    await pipeline.verify(acme, sent)
+
+
 async def test_conflicting_ids_are_recorded_apart_and_flagged(pipeline: Pipeline) -> None:
     acme = await pipeline.new_tenant("acme")
     log_id = await pipeline.ledger.log_id(acme)
@@ -321,6 +335,19 @@ async def test_a_stopping_projector_writes_what_it_has_in_hand(pipeline: Pipelin
         await pipeline.owner.fetchval("SELECT count(*) FROM auditlog_queue.messages"),
     )
     assert written + left * 100 == 2_000
+
+
+async def test_what_is_too_much_for_one_hand_goes_back_and_comes_again(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit_projector.ledger.IN_HAND_EVENTS_MAX", 10)
+    acme = await pipeline.new_tenant("acme")
+    batches = [events(4) for _ in range(30)]
+    await pipeline.send(*[await pipeline.message(acme, *batch) for batch in batches])
+    projector = pipeline.projector()
+    async with projecting(projector):
+        await pipeline.drained()
+    await pipeline.verify(acme, [event for batch in batches for event in batch])
 
 
 async def test_an_unknown_tenant_is_dead_lettered_and_blocks_nobody(pipeline: Pipeline) -> None:

@@ -393,12 +393,33 @@ async def test_an_entry_on_its_way_is_waited_for(query: QueryWorld, monkeypatch:
         assert (await unsaid).json()["id"] == str(young.id)
 
 
+async def test_an_id_that_tells_no_age_is_waited_for_a_moment(
+    query: QueryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit_query.reading.AGELESS_WAIT_MS", 10_000)
+    acme = await query.new_tenant()
+    event = an_event(id=uuid.uuid4(), fingerprint=b"f" * 16)
+    missed = asyncio.Event()
+    row = query.reader.row
+
+    async def noticed(tenant: TenantId, entry_id: uuid.UUID, *, sight: Sight) -> tuple[Head, LedgerRow | None]:
+        answer = await row(tenant, entry_id, sight=sight)
+        missed.set()
+        return answer
+
+    monkeypatch.setattr(query.reader, "row", noticed)
+    async with query.client(acme) as client:
+        asked = asyncio.create_task(client.get(f"/logs/{event.id}"))
+        await missed.wait()
+        await query.append(acme, event)
+        assert (await asked).json()["id"] == str(event.id)
+
+
 async def test_an_old_id_is_not_waited_for(query: QueryWorld) -> None:
     acme = await query.new_tenant()
     async with query.client(acme) as client:
-        for missing in (uuid.uuid4(), uuid7(NOW_US)):
-            answer = await asyncio.wait_for(client.get(f"/logs/{missing}"), 0.9)
-            assert problem(answer) == (404, "not-found")
+        answer = await asyncio.wait_for(client.get(f"/logs/{uuid7(NOW_US)}"), 0.9)
+        assert problem(answer) == (404, "not-found")
         assert problem(await client.get(f"/logs/{uuid.uuid4()}", params={"wait_ms": 30})) == (404, "not-found")
 
 

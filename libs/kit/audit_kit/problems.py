@@ -51,8 +51,6 @@ KINDS: Final[Mapping[type[errors.AuditLogError], Kind]] = {
     errors.AlreadyExists: Kind(409, "already-exists", "A thing of this name exists"),
     errors.WrongState: Kind(409, "wrong-state", "The thing is not in the state that this needs"),
     errors.Outdated: Kind(412, "outdated", "The thing has changed since it was read"),
-    errors.WrongState: Kind(409, "wrong-state", "The thing is not in the state that this needs"),
-    errors.Outdated: Kind(412, "outdated", "The thing has changed since the caller saw it"),
     errors.NotDone: Kind(503, "not-done", "Nothing happened; try again"),
     errors.RateLimited: Kind(429, "rate-limited", "Over the rate limit"),
     errors.QueueFull: Kind(503, "queue-full", "The event queue is full"),

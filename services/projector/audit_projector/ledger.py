@@ -121,8 +121,7 @@ class LedgerProjector:
                     log.warning("queue_unavailable")
                     await asyncio.sleep(PAUSE_S)
                     continue
-                for delivery in deliveries:
-                    await self._take(delivery)
+                await self._take_all(deliveries)
         finally:
             stopping.cancel()
 
@@ -156,6 +155,15 @@ class LedgerProjector:
 
     def _wake_all(self) -> None:
         self._waking = asyncio.ensure_future(self._over())
+
+    async def _take_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries in their turn for as long as there is room; what is too much goes back at once."""
+        for i, delivery in enumerate(deliveries):
+            if self._hand_events >= IN_HAND_EVENTS_MAX:
+                with suppress(QueueUnavailable):
+                    await self._queue.release(deliveries[i:], delay_s=0)
+                return
+            await self._take(delivery)
 
     async def _take(self, delivery: Delivery) -> None:
         received_s = self._clock.monotonic_s()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final, TypeVar, TypeVarTuple
 from uuid import UUID
 
 import msgspec
 
 from audit_contracts.codec import BatchCodec, BatchHead, TransportKey, read_head
+from audit_contracts.errors import KeyUnavailable, SealBroken
 from audit_contracts.event import FLAG_CONFLICT_OF, Event
 from audit_contracts.ids import conflict_id
 from audit_contracts.ports.clock import Clock
@@ -66,7 +68,8 @@ class Preparer:
             KeyUnavailable, DirectoryUnavailable: can't be known now.
         """
         head = read_head(delivery.body)
-        key = await self._keyring.transport_key_by_id(delivery.tenant, head.key_id)
+        with _keys_waited_for():
+            key = await self._keyring.transport_key_by_id(delivery.tenant, head.key_id)
         events = await self._work(head.count, self._open, delivery, key)
         return OpenedBatch(delivery, head, events)
 
@@ -83,7 +86,8 @@ class Preparer:
         if log_id is None:
             log_id = self._log_ids[tenant] = await self._ledger.log_id(tenant)
         events = await self._resolve_conflicts(tenant, log_id, opened.events)
-        keys = await self._keys_of(tenant, {event.owner for event, _ in events})
+        with _keys_waited_for():
+            keys = await self._keys_of(tenant, {event.owner for event, _ in events})
         sealed = await self._work(len(events), self._seal_all, log_id, events, keys)
         age_us = self._clock.now_us() - opened.head.made_at_us
         return PreparedBatch(tenant, log_id, opened.head.batch_id, sealed, redelivered_late=age_us > _LATE_US)
@@ -160,6 +164,15 @@ class Preparer:
         if events < THREAD_EVENTS_MIN:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+@contextmanager
+def _keys_waited_for() -> Iterator[None]:
+    """A key that does not open, as under a wrong root, says nothing about the batch: that waits until it does."""
+    try:
+        yield
+    except SealBroken as exc:
+        raise KeyUnavailable("a key of the tenant does not open under this root") from exc
 
 
 class _Tools(threading.local):

@@ -17,7 +17,7 @@ from audit_contracts.query import (
 from audit_kit.entry_openapi import ENTRY, ENTRY_EXAMPLE
 from audit_kit.part import Json
 from audit_query.parameters import NEXT_TOKEN_CHARS_MAX, WAIT_MS_MAX
-from audit_query.reading import COUNT_MAX, YOUNG_WAIT_MS
+from audit_query.reading import AGELESS_WAIT_MS, COUNT_MAX, YOUNG_WAIT_MS
 
 _MOMENT: Final[Json] = {"type": "string", "format": "date-time"}
 _UUID: Final[Json] = {"type": "string", "format": "uuid"}
@@ -142,7 +142,8 @@ POINT: Final[Json] = {
             "wait_ms",
             {"type": "integer", "minimum": 0, "maximum": WAIT_MS_MAX},
             "How long to wait for an entry that is still on its way."
-            f" If absent: {YOUNG_WAIT_MS} for an id that was made less than a minute ago, else 0.",
+            f" If absent: {YOUNG_WAIT_MS} for an id that was made less than a minute ago,"
+            f" {AGELESS_WAIT_MS} for one that does not tell its age (all but UUIDv7), else 0.",
         ),
     ],
     "responses": {

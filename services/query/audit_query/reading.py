@@ -36,6 +36,8 @@ COUNT_BUDGET: Final = 50_000
 YOUNG_US: Final = 60_000_000
 YOUNG_WAIT_MS: Final = 1_000
 """An id made less than a minute ago is waited for so long where the reader doesn't say: it may be on its way."""
+AGELESS_WAIT_MS: Final = 250
+"""The same for an id that doesn't tell its age, as those of clients: almost every entry is there by then."""
 WAITING_MAX: Final = 100
 """Reads that wait at one time; more of them are answered at once."""
 
@@ -167,7 +169,7 @@ class Reading:
     def _usual_wait_ms(self, entry_id: UUID) -> int:
         made_us = uuid7_us(entry_id)
         if made_us is None:
-            return 0
+            return AGELESS_WAIT_MS
         age_us = self._clock.now_us() - made_us
         return YOUNG_WAIT_MS if -_CLOCK_AHEAD_US < age_us < YOUNG_US else 0
 
