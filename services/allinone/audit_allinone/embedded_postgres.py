@@ -52,7 +52,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "cluster_name": "auditlog",
     # The working set is the queue, the heads and the newest day; the system's page cache holds the rest.
     "shared_buffers": "256MB",
-    # Six parts with pools of up to ten, the command's own verbs, and room for a person with psql.
+    # Four parts with two pools of up to eight each, the command's own verbs, and room for a person with psql.
     "max_connections": "100",
     # Page images after a checkpoint are most of the log of a small database, and index pages shrink to a third.
     "wal_compression": "pglz",
