@@ -63,12 +63,14 @@ class Machine:
     python: str
     postgres: str
     system: str
+    load: float
+    """Processes that wanted to run in the minute before, ours not among them."""
 
     def line(self) -> str:
         """As the document says it."""
         return (
             f"{self.cores} cores, {self.memory_gib:.0f} GiB of memory, {self.system}, CPython {self.python}, "
-            f"PostgreSQL {self.postgres}"
+            f"PostgreSQL {self.postgres}; load average before: {self.load:.1f}"
         )
 
 
@@ -85,6 +87,7 @@ async def machine(server: BenchServer) -> Machine:
         python=platform.python_version(),
         postgres=version,
         system=f"{platform.system()} {platform.machine()}",
+        load=os.getloadavg()[0],
     )
 
 
@@ -95,7 +98,8 @@ def write(results: Sequence[Result], on: Machine) -> None:
     now = datetime.now(UTC)
     lines = [
         _INTRODUCTION,
-        f"Measured {now:%Y-%m-%d %H:%M} UTC by `make bench` on {on.line()}.",
+        f"Measured {now:%Y-%m-%d %H:%M} UTC by `make bench` on",
+        f"{on.line()}.",
         "",
         *HEADING,
         *(result.row() for result in results),

@@ -19,7 +19,7 @@ WARM_ENTRIES = 1_000
 async def end_to_end(server: BenchServer, size: Size, load: LoadProcess) -> Sequence[Result]:
     """Events a second, from the first request until all of them are committed in the ledger."""
     count = size.of(100_000, 20_000)
-    inserts = size.of(20_000, 5_000)
+    inserts = size.of(10_000, 5_000)
     rows = b""
 
     async def whole() -> float:

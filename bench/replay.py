@@ -72,12 +72,14 @@ class Replayer:
 
     async def _recorded(self, read: Callable[[], Awaitable[object]]) -> Read:
         logged: list[LoggedQuery] = []
-        async with self._pool.acquire() as connection:
-            connection.add_query_logger(logged.append)
-        await read()
-        async with self._pool.acquire() as connection:
-            await asyncio.sleep(0)  # loggers are called in the loop's next turn
-            connection.remove_query_logger(logged.append)
+        # The pool renews its connection now and then, and the new one was not asked to tell.
+        while not logged:
+            async with self._pool.acquire() as connection:
+                connection.add_query_logger(logged.append)
+            await read()
+            async with self._pool.acquire() as connection:
+                await asyncio.sleep(0)  # loggers are called in the loop's next turn
+                connection.remove_query_logger(logged.append)
         texts = [query.query for query in logged]
         begin = next(at for at, text in enumerate(texts) if text.startswith("BEGIN"))
         end = next(at for at, text in enumerate(texts) if text.startswith("COMMIT"))
