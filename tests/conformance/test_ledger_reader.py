@@ -212,9 +212,7 @@ async def test_a_row_is_found_by_every_kind_of_id(opened: OpenReader) -> None:
     log_id = (await opened.reader.head(acme)).log_id
     other = an_event(id=conflict_id(log_id, client_made.id, b"g" * 16), fingerprint=b"g" * 16)
     sealed = Sealer().seal(log_id, other, OWNER_KEY)
-    await opened.filled.ledger.append(
-        [PreparedBatch(acme, log_id, uuid.uuid4(), [PreparedEvent(other, sealed, conflict_of=client_made.id)])]
-    )
+    await opened.filled.ledger.append([PreparedBatch(acme, log_id, uuid.uuid4(), [PreparedEvent(other, sealed)])])
 
     for event in (*made_by_server, client_made, client_made_v7, late, early, other):
         head, row = await opened.reader.row(acme, event.id, sight=ALL)

@@ -7,7 +7,7 @@ the two to the same answers. `Event` is what travels, sealed, from ingest to the
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -39,7 +39,6 @@ CLOCK_SKEW_FLAGGED: Final = timedelta(minutes=5)
 """A timestamp further ahead of `received_at` than this is flagged `clock_skew`."""
 LATE_FLAGGED: Final = timedelta(hours=24)
 """A timestamp further behind `received_at` than this is flagged `late`."""
-TIMESTAMP_MIN: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 FLAG_CLOCK_SKEW: Final = "clock_skew"
 FLAG_LATE: Final = "late"

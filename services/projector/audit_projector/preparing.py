@@ -87,7 +87,7 @@ class Preparer:
             log_id = self._log_ids[tenant] = await self._ledger.log_id(tenant)
         events = await self._resolve_conflicts(tenant, log_id, opened.events)
         with _keys_waited_for():
-            keys = await self._keys_of(tenant, {event.owner for event, _ in events})
+            keys = await self._keys_of(tenant, {event.owner for event in events})
         sealed = await self._work(len(events), self._seal_all, log_id, events, keys)
         age_us = self._clock.now_us() - opened.head.made_at_us
         return PreparedBatch(tenant, log_id, opened.head.batch_id, sealed, redelivered_late=age_us > _LATE_US)
@@ -106,24 +106,24 @@ class Preparer:
         """End the thread."""
         self._thread.shutdown()
 
-    async def _resolve_conflicts(
-        self, tenant: TenantId, log_id: bytes, events: Sequence[Event]
-    ) -> list[tuple[Event, UUID | None]]:
+    async def _resolve_conflicts(self, tenant: TenantId, log_id: bytes, events: Sequence[Event]) -> Sequence[Event]:
         """Events whose id the ledger, or an earlier one of the batch, holds with another fingerprint get another id."""
         named = [event.id for event in events if event.fingerprint is not None]
-        held = dict(await self._ledger.known_ids(tenant, named)) if named else {}
-        resolved: list[tuple[Event, UUID | None]] = []
+        if not named:
+            return events
+        held = dict(await self._ledger.known_ids(tenant, named))
+        resolved: list[Event] = []
         for event in events:
             fingerprint = event.fingerprint
             if fingerprint is None or held.setdefault(event.id, fingerprint) == fingerprint:
-                resolved.append((event, None))
+                resolved.append(event)
             else:
                 moved = msgspec.structs.replace(
                     event,
                     id=conflict_id(log_id, event.id, fingerprint),
                     flags=[*event.flags, f"{FLAG_CONFLICT_OF}:{event.id}"],
                 )
-                resolved.append((moved, event.id))
+                resolved.append(moved)
         return resolved
 
     async def _keys_of(self, tenant: TenantId, owners: set[str]) -> Mapping[str, OwnerKey]:
@@ -149,13 +149,9 @@ class Preparer:
                 self._owner_keys.popitem(last=False)
         return found
 
-    def _seal_all(
-        self, log_id: bytes, events: Sequence[tuple[Event, UUID | None]], keys: Mapping[str, OwnerKey]
-    ) -> list[PreparedEvent]:
+    def _seal_all(self, log_id: bytes, events: Sequence[Event], keys: Mapping[str, OwnerKey]) -> list[PreparedEvent]:
         seal = self._tools.sealer.seal
-        return [
-            PreparedEvent(event, seal(log_id, event, keys[event.owner]), conflict_of) for event, conflict_of in events
-        ]
+        return [PreparedEvent(event, seal(log_id, event, keys[event.owner])) for event in events]
 
     def _open(self, delivery: Delivery, key: TransportKey) -> list[Event]:
         return self._tools.codec.open(delivery.tenant, delivery.body, key)

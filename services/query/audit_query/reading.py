@@ -13,6 +13,7 @@ import msgspec
 
 from audit_contracts.event import Entry
 from audit_contracts.ids import uuid7_us
+from audit_contracts.masking_policy import HASH_MARKER
 from audit_contracts.ports.clock import Clock
 from audit_contracts.ports.ledger import LedgerReader, LedgerRow
 from audit_contracts.ports.tenant_directory import Tenant
@@ -41,7 +42,6 @@ AGELESS_WAIT_MS: Final = 250
 WAITING_MAX: Final = 100
 """Reads that wait at one time; more of them are answered at once."""
 
-_HASHED: Final = "[HASH:"
 _CUT: Final = ("[REDACTED]", "[LAST4:")
 _POLL_FIRST_S: Final = 0.01
 _POLL_MOST_S: Final = 0.1
@@ -203,4 +203,4 @@ def _with_hash(field: str, values: tuple[str, ...], masker: Masker) -> tuple[str
 
 def _is_findable(kept: str) -> bool:
     # A hash stands for one value; what was cut out of a value stands for every one that was cut alike.
-    return _HASHED in kept and not any(cut in kept for cut in _CUT)
+    return HASH_MARKER in kept and not any(cut in kept for cut in _CUT)

@@ -38,11 +38,10 @@ HEAD_AHEAD_MAX = timedelta(minutes=5)
 
 
 class PreparedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event sealed for its place. `conflict_of` is its own id where it is recorded under another."""
+    """An event, and its record sealed for one log."""
 
     event: Event
     record: SealedRecord
-    conflict_of: UUID | None = None
 
 
 class PreparedBatch(msgspec.Struct, frozen=True):
